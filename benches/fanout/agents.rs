@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,8 +17,15 @@ use tfo_testbed::swarm::{Plan, Swarm, lock};
 
 /// Agents of one process: each needs a descriptor.
 const AGENTS_PER_PROCESS: usize = 10_000;
-/// Long poll in seconds: the agent's default.
-const POLL_SECS: u64 = 30;
+/// What agents bear of a long poll, in seconds: the agent's default.
+const POLL_SECS: u64 = 300;
+/// Names another time.
+const POLL: &str = "TFO_FANOUT_POLL";
+
+/// What agents bear of a long poll in this run, in seconds.
+pub(crate) fn poll_secs() -> u64 {
+    std::env::var(POLL).map_or(POLL_SECS, |secs| secs.parse().expect("a number of seconds"))
+}
 
 /// All processes of agents.
 pub(crate) struct Crowd(Vec<Process>);
@@ -84,7 +92,7 @@ fn shown(troubles: &std::collections::BTreeMap<String, u64>) -> String {
 
 impl Crowd {
     /// Starts agents 0 to `size`; they come at once, a hundred at a time.
-    pub(crate) fn start(coordinator: &Coordinator, size: usize) -> Self {
+    pub(crate) fn start(coordinators: &[Coordinator], size: usize) -> Self {
         let own = std::env::current_exe().expect("the path of this program");
         let mut processes = Vec::new();
         for from in (0..size).step_by(AGENTS_PER_PROCESS) {
@@ -92,8 +100,9 @@ impl Crowd {
             let child = Command::new(&own).env(ROLE, "agents").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             let mut child = child.expect("it starts");
             let mut stdin = child.stdin.take().expect("piped");
-            let ca = coordinator.ca_file();
-            let told = json!({"server": coordinator.api, "ca": ca, "from": from, "to": to});
+            let servers: Vec<_> = coordinators.iter().map(|one| (&one.name, one.api)).collect();
+            let ca = coordinators[0].authority();
+            let told = json!({"servers": servers, "ca": ca, "from": from, "to": to, "poll_secs": poll_secs()});
             writeln!(stdin, "{told}").expect("it reads");
             let stdout = BufReader::new(child.stdout.take().expect("piped"));
             processes.push(Process { child, stdin, stdout });
@@ -144,13 +153,10 @@ pub(crate) fn run() {
     let told: Value = serde_json::from_str(&lines.next().expect("the parent writes")).expect("JSON");
     let number = |name: &str| usize::try_from(told[name].as_u64().expect("a number")).expect("small");
     let authority = Ca::load(&PathBuf::from(told["ca"].as_str().expect("text")));
-    let plan = Plan {
-        server_ca: authority.pem.clone(),
-        server: told["server"].as_str().expect("text").parse().expect("an address"),
-        agents: number("from")..number("to"),
-        poll_secs: POLL_SECS,
-        strict: false,
-    };
+    let servers: Vec<(String, SocketAddr)> =
+        serde_json::from_value(told["servers"].clone()).expect("names and addresses");
+    let (agents, poll_secs) = (number("from")..number("to"), told["poll_secs"].as_u64().expect("a number"));
+    let plan = Plan { poll_secs, servers, ..Plan::for_one(([127, 0, 0, 1], 0).into(), authority.pem.clone(), agents) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a thread");
     let swarm = {

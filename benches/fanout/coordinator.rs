@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,59 +17,106 @@ use tfo_testbed::config::CoordinatorToml;
 use tfo_testbed::free_port;
 use tfo_testbed::pki::{Ca, client_config};
 
-/// Names another program than the one of this build, to compare two of them.
-const PROGRAM: &str = "TFO_FANOUT_COORDINATOR";
 /// Who commands.
 const OPERATOR: &str = "ops1.example.org";
 
-pub(crate) struct Coordinator {
+/// What the coordinators of one pool share: certificates and the key-encryption key.
+pub(crate) struct Files {
     dir: PathBuf,
+    authority: Ca,
+}
+
+impl Files {
+    /// In a directory of this name.
+    pub(crate) fn new(name: &str) -> Rc<Self> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fanout-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory under target/");
+        let authority = Ca::new("fanout");
+        let server = authority.both(&["localhost"]);
+        authority.save(&dir.join("authority"));
+        let mut kek = [0; 32];
+        tfo_crypto::random::fill(&mut kek).expect("randomness");
+        let (cert, key) = (server.cert_pem.as_bytes(), server.key_pem.as_bytes());
+        for (name, content) in
+            [("ca.crt", authority.pem.as_bytes()), ("server.crt", cert), ("server.key", key), ("kek", &kek)]
+        {
+            put(&dir.join(name), content);
+        }
+        Rc::new(Self { dir, authority })
+    }
+
+    /// The authority of the agents.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.dir.join("authority")
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kept for a look: {}", self.dir.display());
+        } else {
+            fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
+
+fn put(path: &Path, content: &[u8]) {
+    fs::write(path, content).expect("a directory of ours");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a file of ours");
+}
+
+pub(crate) struct Coordinator {
+    program: PathBuf,
+    dir: PathBuf,
+    pub(crate) name: String,
     pub(crate) api: SocketAddr,
     observe: SocketAddr,
     child: Option<Child>,
     operator: reqwest::Client,
     runtime: tokio::runtime::Runtime,
+    // Dropped last.
+    files: Rc<Files>,
 }
 
 /// A line of its log.
-enum Line {
+pub(crate) enum Line {
     Committed(String),
     Written(usize),
 }
 
 impl Coordinator {
-    /// Its files, for so many agents.
-    pub(crate) fn new(size: usize) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fanout-{}-{size}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory under target/");
-        let authority = Ca::new("fanout");
-        let server = authority.both(&["localhost"]);
-        let put = |name: &str, content: &[u8]| {
-            let path = dir.join(name);
-            fs::write(&path, content).expect("a directory of ours");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a file of ours");
-        };
-        authority.save(&dir.join("authority"));
-        put("ca.crt", authority.pem.as_bytes());
-        put("server.crt", server.cert_pem.as_bytes());
-        put("server.key", server.key_pem.as_bytes());
-        let mut kek = [0; 32];
-        tfo_crypto::random::fill(&mut kek).expect("randomness");
-        put("kek", &kek);
+    /// This program with a store of its own, for so many agents.
+    pub(crate) fn new(program: &Path, size: usize) -> Self {
+        Self::with(program, (Files::new(&size.to_string()), 0), size, &own_store)
+    }
+
+    /// This program as one of several: with a store of its own, or with this one.
+    pub(crate) fn with(
+        program: &Path,
+        (files, number): (Rc<Files>, usize),
+        size: usize,
+        store: &dyn Fn(&str, &Path) -> String,
+    ) -> Self {
+        let (name, dir) = (format!("tfo{number}"), files.dir.join(number.to_string()));
+        fs::create_dir_all(&dir).expect("a directory of ours");
         let (api, observe) = (free_port(), free_port());
-        let config = CoordinatorToml { operators: &[OPERATOR], ..CoordinatorToml::of(&dir, api, observe) };
+        let of = CoordinatorToml::of(&files.dir, api, observe);
+        let store = store(&name, &dir);
+        let config = CoordinatorToml { operators: &[OPERATOR], store, ..of };
         let config = config.with_pools(&format!(
             "[pools.edge]\nnodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\n\
              promote_waves = [\"100%\"]\ndrain_max = \"0s\"\nhealth_window = \"0s\"\n"
         ));
-        put("coordinator.toml", config.as_bytes());
-        let operator = client(&authority);
+        put(&dir.join("coordinator.toml"), config.as_bytes());
+        let operator = client(&files.authority);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Self { dir, api, observe, child: None, operator, runtime }
+        Self { program: program.to_owned(), dir, name, api, observe, child: None, operator, runtime, files }
     }
 
-    pub(crate) fn ca_file(&self) -> PathBuf {
-        self.dir.join("authority")
+    /// The authority of its agents.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.files.authority()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -78,8 +126,7 @@ impl Coordinator {
     /// Starts it, and waits until it is ready.
     pub(crate) fn start(&mut self) {
         let log = File::options().append(true).create(true).open(self.log()).expect("a directory of ours");
-        let other = std::env::var_os(PROGRAM);
-        let mut command = Command::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tfo-coordinator").as_ref()));
+        let mut command = Command::new(&self.program);
         command.arg("serve").arg("--config").arg(self.dir.join("coordinator.toml"));
         // The times of its writes are told at level debug.
         command.env_remove("NOTIFY_SOCKET").env("TFO_LOG", "debug");
@@ -138,16 +185,30 @@ impl Coordinator {
         self.post("/resume", &json!({"reason": "bench"}));
     }
 
+    /// Orders a rotation.
+    pub(crate) fn order_rotation(&self) {
+        self.post("/rotations", &json!({"mode": "normal", "reason": "bench"}));
+    }
+
+    /// How long its log is.
+    pub(crate) fn logged(&self) -> u64 {
+        fs::metadata(self.log()).expect("it logs").len()
+    }
+
+    /// What its log says after that.
+    pub(crate) fn lines_after(&self, from: u64) -> Vec<(Timestamp, Line)> {
+        let log = fs::read(self.log()).expect("it logs");
+        lines(&String::from_utf8_lossy(&log[usize::try_from(from).expect("a small file")..]))
+    }
+
     /// One rotation: the times of its two phases, from the commit to the write of each acknowledgement.
     pub(crate) fn rotate(&self, size: usize) -> Vec<Percentiles> {
-        let from = fs::metadata(self.log()).expect("it logs").len();
-        self.post("/rotations", &json!({"mode": "normal", "reason": "bench"}));
+        let from = self.logged();
+        self.order_rotation();
         let start = Instant::now();
         loop {
-            let log = fs::read(self.log()).expect("it logs");
-            let lines = lines(&String::from_utf8_lossy(&log[usize::try_from(from).expect("a small file")..]));
-            let settled = |(_, line): &(Timestamp, Line)| matches!(line, Line::Committed(action) if action == "settle");
-            if lines.iter().any(settled) {
+            let lines = self.lines_after(from);
+            if is_settled(&lines) {
                 return phases(&lines, size);
             }
             assert!(start.elapsed() < PATIENCE, "the rotation does not end: {}", self.log().display());
@@ -159,12 +220,17 @@ impl Coordinator {
 impl Drop for Coordinator {
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
-            eprintln!("kept for a look: {}", self.dir.display());
-        } else {
-            fs::remove_dir_all(&self.dir).ok();
-        }
     }
+}
+
+/// Lines of `[store]` for a file in this directory.
+pub(crate) fn own_store(_: &str, dir: &Path) -> String {
+    format!("path = \"{}/state.db\"\n", dir.display())
+}
+
+/// Whether a rotation has ended.
+pub(crate) fn is_settled(lines: &[(Timestamp, Line)]) -> bool {
+    lines.iter().any(|(_, line)| matches!(line, Line::Committed(action) if action == "settle"))
 }
 
 fn lines(log: &str) -> Vec<(Timestamp, Line)> {
@@ -182,7 +248,7 @@ fn lines(log: &str) -> Vec<(Timestamp, Line)> {
 
 /// Of each commit that tells the nodes something: how long after it each record was stored, up to the next commit,
 /// which all of them had to be stored for.
-fn phases(lines: &[(Timestamp, Line)], size: usize) -> Vec<Percentiles> {
+pub(crate) fn phases(lines: &[(Timestamp, Line)], size: usize) -> Vec<Percentiles> {
     let mut phases = Vec::new();
     let mut told: Option<(Timestamp, Vec<Duration>)> = None;
     for (at, line) in lines {

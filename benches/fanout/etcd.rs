@@ -2,7 +2,7 @@
 //! sync has.  One member, no TLS, which flatters it.
 
 use std::io::{self, BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::figures::{Percentiles, cpu, median, ms};
 use super::{PATIENCE, ROLE};
+use tfo_testbed::free_port;
 use tfo_testbed::swarm::parse;
 
 const PROGRAM: &str = "/usr/bin/etcd";
@@ -23,10 +24,6 @@ const CLIENTS_MAX: usize = 5_000;
 /// Bytes that are announced, and bytes of an acknowledgement.
 const VALUE_BYTES: usize = 400;
 const ACK_BYTES: usize = 500;
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
-}
 
 pub(crate) fn measure(size: usize, rounds: usize) {
     if !Path::new(PROGRAM).exists() {

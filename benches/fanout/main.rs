@@ -8,6 +8,10 @@
 //! * etcd: a watch and an acknowledging put for each client, if /usr/bin/etcd is there (Debian: etcd-server).
 //!
 //! `TFO_SMOKE=1` runs it once and small; its figures mean nothing.  `TFO_FANOUT_SIZES=1000,5000` chooses sizes.
+//! `TFO_FANOUT_BASELINE=BINARY` measures another coordinator in the same run, for the two have the same floor and the same
+//! hour of the machine.  `TFO_FANOUT_IDLE=600` is how long the idle coordinator is watched, in seconds;
+//! `TFO_FANOUT_POLL=30` what agents bear of a long poll.
+//! `TFO_FANOUT_COORDINATORS=5` measures so many at once, `TFO_FANOUT_STORE=etcd` three with one pool: `several`.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod agents;
@@ -15,7 +19,9 @@ mod coordinator;
 mod etcd;
 mod figures;
 mod floor;
+mod several;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,10 +33,12 @@ use figures::{Percentiles, cpu, loadavg, median, resident_kib};
 const SIZES: [usize; 4] = [1_000, 5_000, 10_000, 19_500];
 /// Rotations of each size; each has two phases.
 const ROTATIONS: usize = 5;
-/// How long the coordinator is watched when nothing happens; the agents' long poll is 30 s.
+/// How long the coordinator is watched when nothing happens.
 const IDLE: Duration = Duration::from_secs(60);
 /// Descriptors of a process that are no connections.
 const OTHER_FILES: usize = 290;
+/// Names another coordinator to be measured beside that of this build.
+const BASELINE: &str = "TFO_FANOUT_BASELINE";
 /// What this process is.
 const ROLE: &str = "TFO_FANOUT_ROLE";
 /// Longest wait for anything.
@@ -50,7 +58,9 @@ impl Scale {
         }
         let chosen = std::env::var("TFO_FANOUT_SIZES").ok();
         let chosen = chosen.map(|text| text.split(',').map(|size| size.parse().expect("numbers")).collect());
-        Self { sizes: chosen.unwrap_or_else(|| SIZES.to_vec()), rotations: ROTATIONS, idle: IDLE }
+        let idle = std::env::var("TFO_FANOUT_IDLE").ok().map(|secs| secs.parse().expect("a number of seconds"));
+        let idle = idle.map_or(IDLE, Duration::from_secs);
+        Self { sizes: chosen.unwrap_or_else(|| SIZES.to_vec()), rotations: ROTATIONS, idle }
     }
 }
 
@@ -65,7 +75,10 @@ fn main() -> ExitCode {
             println!("fan-out; load average at the start {}, descriptors per process {files}", loadavg());
             for size in &scale.sizes {
                 let size = (*size).min(files.saturating_sub(OTHER_FILES));
-                measure(size, &scale);
+                match several::wanted() {
+                    Some(several) => several.measure(size, &scale),
+                    None => measure(size, &scale),
+                }
             }
         }
     }
@@ -80,10 +93,22 @@ fn measure(size: usize, scale: &Scale) {
         "  floor, plain TCP                p50 {}  p99 {}  p100 {}  worst {}",
         floor.p50, floor.p99, floor.p100, floor.worst
     );
-    let mut coordinator = Coordinator::new(size);
+    let baseline = std::env::var_os(BASELINE).map(PathBuf::from);
+    if let Some(baseline) = &baseline {
+        println!("  -- {}", baseline.display());
+        measure_coordinator(baseline, size, scale, &floor);
+        println!("  -- this build");
+    }
+    measure_coordinator(env!("CARGO_BIN_EXE_tfo-coordinator").as_ref(), size, scale, &floor);
+    etcd::measure(size, scale.rotations * 2);
+}
+
+/// What a coordinator takes, and how fast it is.
+fn measure_coordinator(program: &Path, size: usize, scale: &Scale, floor: &floor::Floor) {
+    let mut coordinator = Coordinator::new(program, size);
     coordinator.start();
     let empty = resident_kib(coordinator.pid());
-    let mut crowd = Crowd::start(&coordinator, size);
+    let mut crowd = Crowd::start(std::slice::from_ref(&coordinator), size);
     come(&coordinator, &mut crowd, size);
     coordinator.first_key(size);
     crowd.wait("the first key", |seen| seen.on(1) == size);
@@ -97,7 +122,7 @@ fn measure(size: usize, scale: &Scale) {
         crowd.wait("the rotation", |seen| seen.on(generation) == size);
     }
     let spent = cpu(coordinator.pid()) - before;
-    report_phases(&phases, &floor);
+    report_phases(&phases, floor);
     let acks = size * phases.len();
     println!(
         "  coordinator                     {:.0} us of CPU for each acknowledged change",
@@ -117,9 +142,6 @@ fn measure(size: usize, scale: &Scale) {
     drop(coordinator.rotate(size));
     crowd.wait("a rotation after the restart", |seen| seen.on(generation + 2) == size);
     println!("  after a rotation more           all {size} hold generation {}", generation + 2);
-    drop(crowd);
-    drop(coordinator);
-    etcd::measure(size, scale.rotations * 2);
 }
 
 fn come(coordinator: &Coordinator, crowd: &mut Crowd, size: usize) {
@@ -156,7 +178,8 @@ fn idle(coordinator: &Coordinator, time: Duration) {
     std::thread::sleep(time);
     let spent = cpu(coordinator.pid()) - before;
     println!(
-        "  idle, 30 s polls                {:.2} % of a core over {} s",
+        "  idle, polls of at most {:3} s    {:.2} % of a core over {} s",
+        agents::poll_secs(),
         100.0 * spent.as_secs_f64() / time.as_secs_f64(),
         time.as_secs()
     );

@@ -17,6 +17,7 @@ use tfo_host::examine::{FileState, examine};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;
 use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::namespace_found::find;
 use tfo_host::secret::CREDENTIAL_UNSEEN;
 use tfo_model::problem::{Problem, Severity, first_error};
 use tfo_model::time::{UnixTime, duration_text};
@@ -37,6 +38,9 @@ pub struct ScheduleSection {
     skew_tolerance_secs: Option<u64>,
     /// Shortest time for which a cookie is accepted after its key was primary, in seconds.
     retention_secs: Option<u64>,
+    /// Longest time for which a cookie is accepted: an observer can follow a client by it; null if it has no end, or if this host
+    /// does not know it.
+    cookie_lifetime_secs: Option<u64>,
     /// The schedule's joints.
     joints: Vec<Joint>,
 }
@@ -53,8 +57,14 @@ struct Joint {
 }
 
 impl ScheduleSection {
-    fn of(settings: &AgentSettings) -> Self {
-        let SourceSettings::Derive(derive) = &settings.source else { return Self::default() };
+    fn of(settings: &AgentSettings, now: UnixTime) -> Self {
+        let derive = match &settings.source {
+            SourceSettings::Derive(derive) => derive,
+            SourceSettings::Random { interval } => {
+                return Self { cookie_lifetime_secs: Some(2 * interval.secs()), ..Self::default() };
+            }
+            SourceSettings::Coordinator(_) | SourceSettings::File { .. } => return Self::default(),
+        };
         let schedule = &derive.schedule;
         let joints = schedule.entries().iter().zip(0..).filter_map(|(entry, index)| {
             Some(Joint {
@@ -66,6 +76,7 @@ impl ScheduleSection {
         Self {
             skew_tolerance_secs: schedule.skew_tolerance_secs(),
             retention_secs: schedule.retention_secs(),
+            cookie_lifetime_secs: schedule.cookie_lifetime_secs(now),
             joints: joints.collect(),
         }
     }
@@ -84,6 +95,9 @@ impl Section for ScheduleSection {
         if let Some(retention) = self.retention_secs {
             let shown = duration_text(retention);
             writeln!(out, "a cookie is accepted for at least {shown} after its key was primary")?;
+        }
+        if let Some(lifetime) = self.cookie_lifetime_secs {
+            writeln!(out, "an observer can follow a client by one cookie for at most {}", duration_text(lifetime))?;
         }
         self.joints.iter().try_for_each(|joint| {
             let at = |at: Option<UnixTime>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
@@ -108,7 +122,7 @@ pub fn check(config: &Path, now: UnixTime, depth: Depth) -> Found {
             return Found { report, config_ok: false };
         }
     };
-    let section = ScheduleSection::of(&settings);
+    let section = ScheduleSection::of(&settings, now);
     let mut problems = preflight::sources(&settings, now);
     if depth != Depth::Host {
         // ExecReload= cannot see the service's credentials (systemd issue 35227); the service itself can, and checks them.
@@ -125,7 +139,10 @@ pub fn check(config: &Path, now: UnixTime, depth: Depth) -> Found {
     if depth == Depth::Host {
         let InstallSettings { sysctl_file: Located { value: own, .. }, namespaces, .. } = &settings.install;
         let named = namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
-        let facts = examine(own, std::iter::once(Namespace::Own).chain(named));
+        let mut all: Vec<Namespace> = std::iter::once(Namespace::Own).chain(named).collect();
+        let known = all.iter().filter_map(|namespace| namespace.identity().ok()).collect();
+        all.extend(find(settings.install.places.iter().map(|place| &place.value), &known).namespaces);
+        let facts = examine(own, all);
         problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
         problems.extend(foreign_file(&settings.install, &facts.file));
         problems.extend(key_writers::scan(Path::new("/")).iter().map(key_writers::Writer::problem));

@@ -14,13 +14,13 @@ use super::preflight::Depth;
 use super::reconcile::PassMode;
 use super::report::PassReport;
 use super::status::{self, OnceOutput};
-use super::{once, run};
+use super::{confine, oci, once, run};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Format, Outcome, deliver_as, show_problems, write_json};
 use tfo_config::agent::DEFAULT_FILE;
-use tfo_host::runtime::{clock, sys};
+use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
-use tfo_model::problem::Severity;
+use tfo_model::problem::{Problem, Severity};
 
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
 #[derive(Debug, Parser)]
@@ -39,7 +39,9 @@ once, join --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-r
 
 const LONG_HELP: &str = include_str!("long_help.txt");
 
+// Deferred: the arguments of a command are built when it is the one that was given, and `once` ends within milliseconds.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Create a commented configuration and a fresh secret; never overwrites
     #[command(after_help = EXIT_CODES)]
@@ -70,6 +72,13 @@ enum Command {
     /// Converge once and exit: for a timer or config management
     #[command(after_help = EXIT_CODES)]
     Once(OnceArguments),
+    /// Install this host's keys in a container's network namespace: a createRuntime hook for OCI runtimes
+    ///
+    /// Reads the state of the container from stdin, and installs the keys of the agent's file before the first process of the
+    /// container runs. The daemon finds the namespace too (`[install] namespaces`), and keeps its keys up to date. By default the
+    /// container starts whatever happens here.
+    #[command(after_help = EXIT_CODES)]
+    Hook(HookArguments),
     /// Find everything that would make `run` fail or be unsafe, all at once; write nothing
     #[command(after_help = EXIT_CODES)]
     Check {
@@ -83,6 +92,16 @@ enum Command {
         #[arg(long, conflicts_with = "config_only")]
         reload: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct HookArguments {
+    /// Configuration file, for the place of the agent's keys
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Keep the container from starting if the keys cannot be installed
+    #[arg(long)]
+    required: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -149,16 +168,13 @@ fn detailed_code(outcome: Outcome) -> u8 {
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Before the arguments are parsed, which touches much of the code already.
-    if arguments.get(1).is_none_or(|command| command != "run") {
-        sys::prefault_code();
-    }
     // Also where the arguments are wrong.
     let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
     let outcome = tfo_cli::frame::run(arguments, |Arguments { command, format }| match command {
         Command::Init { dir } => init_command(&dir, format),
         Command::Join(arguments) => join_command(arguments, format),
-        Command::Run { config } => Ok(run::run(&config).map_or_else(|failure| failure.outcome, |()| Outcome::Done)),
+        Command::Run { config } => Ok(run_command(&config)),
+        Command::Hook(HookArguments { config, required }) => hook_command(&config, required, format),
         Command::Once(arguments) => once_command(&arguments, format).map_err(Failure::undelivered),
         Command::Check { config, config_only, reload } => {
             let depth = match (config_only, reload) {
@@ -172,6 +188,15 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(if detailed { detailed_code(outcome) } else { outcome.code() })
 }
 
+// One command's frame must not be part of another's: a page of stack that is touched costs microseconds, and all of them together
+// are 20 pages (docs/explanation/one-shot.md).  So each of these stays a function.
+
+#[inline(never)]
+fn run_command(config: &Path) -> Outcome {
+    run::run(config).map_or_else(|failure| failure.outcome, |()| Outcome::Done)
+}
+
+#[inline(never)]
 fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
     let made = init::init(directory).map_err(|problem| Failure::new(Outcome::Failed, problem))?;
     if format == Format::Json {
@@ -194,6 +219,7 @@ fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+#[inline(never)]
 fn join_command(arguments: JoinArguments, format: Format) -> Result<Outcome, Failure> {
     let JoinArguments { token_file, name, if_needed, enable, dry_run, config, dir, .. } = arguments;
     let need = if if_needed { Need::WithoutCertificate } else { Need::Always };
@@ -212,6 +238,21 @@ fn join_command(arguments: JoinArguments, format: Format) -> Result<Outcome, Fai
     deliver_as(&joined, format, outcome)
 }
 
+#[inline(never)]
+fn hook_command(config: &Path, required: bool, format: Format) -> Result<Outcome, Failure> {
+    match oci::run(config, io::stdin().lock()) {
+        Ok(_) => Ok(Outcome::Done),
+        Err(problem) if required => Err(Failure::new(Outcome::Failed, problem)),
+        Err(problem) => {
+            // The runtime keeps what a hook says on stderr, if anything.
+            show_problems(&[Problem { severity: Severity::Warning, ..problem }], format)
+                .map_err(Failure::undelivered)?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+#[inline(never)]
 fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outcome> {
     let Found { report, config_ok } = check::check(config, clock::now(), depth);
     match format {
@@ -232,9 +273,10 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
     })
 }
 
+#[inline(never)]
 fn once_command(arguments: &OnceArguments, format: Format) -> io::Result<Outcome> {
     let mode = if arguments.dry_run { PassMode::DryRun } else { PassMode::Apply };
-    let done = once::run(&arguments.config, mode);
+    let done = once::run(&arguments.config, mode, confine::begin);
     let (outcome, problems, report) = match &done {
         Ok(report) if report.has_error() => (Outcome::Failed, report.problems.as_slice(), Some(report)),
         Ok(report) if report.changed() => (Outcome::Changed, report.problems.as_slice(), Some(report)),

@@ -17,14 +17,16 @@ use super::scrape;
 use super::status::Circumstances;
 use tfo_config::agent::MetricsSettings;
 use tfo_config::reader::Located;
+use tfo_host::examine;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::descriptors;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_host::runtime::sheet::{Sheet, flag, float};
 use tfo_host::runtime::usage;
+use tfo_model::caveat::Caveat;
 use tfo_model::problem::{Problem, chain};
-use tfo_model::state::Phase;
+use tfo_model::state::{Confinement, Phase};
 use tfo_wire::status::State;
 
 /// Where the metrics of the last pass go.
@@ -155,11 +157,29 @@ fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::
     }
     let repairs = "Keys that another program had changed, repaired.";
     sheet.counter("tfo_agent_drift_repairs_total", repairs, circumstances.drift_repairs);
-    namespace_metrics(&report.namespaces, &mut sheet);
+    let levels = Confinement::ALL.map(|level| ([level.as_str()], flag(circumstances.confinement == level)));
+    sheet.gauges("tfo_agent_landlock", "1 for how far the agent has confined itself.", ["level"], levels);
+    let caveats = examine::caveats(report.namespaces.iter().map(|seen| (&seen.namespace, seen.bits)));
+    let caveats = Caveat::ALL.map(|caveat| ([caveat.as_str()], flag(caveats.contains(&caveat))));
+    let help = "1 for what limits or endangers TFO here although the keys are right; kernels are judged by version.";
+    sheet.gauges("tfo_agent_caveat", help, ["caveat"], caveats);
+    namespace_metrics(report, &mut sheet);
     sheet.encode(Vec::new())
 }
 
-fn namespace_metrics(namespaces: &[NamespaceReport], sheet: &mut Sheet) {
+/// Those that come and go have no series of their own, which would never end: they are counted, and so is what they have counted.
+fn namespace_metrics(report: &PassReport, sheet: &mut Sheet) {
+    let found = |is: bool| report.namespaces.iter().filter(move |seen| seen.namespace.is_found() == is);
+    let count = |of: &mut dyn Iterator<Item = &NamespaceReport>| float(of.count() as u64);
+    let kinds = [
+        (["lasting", "true"], count(&mut found(false).filter(|seen| seen.verified))),
+        (["lasting", "false"], count(&mut found(false).filter(|seen| !seen.verified))),
+        (["found", "true"], count(&mut found(true).filter(|seen| seen.verified))),
+        (["found", "false"], count(&mut found(true).filter(|seen| !seen.verified))),
+    ];
+    let help = "Namespaces by whether they come and go, and whether the wanted keys were read back.";
+    sheet.gauges("tfo_agent_namespaces", help, ["kind", "verified"], kinds);
+    let namespaces: Vec<&NamespaceReport> = found(false).collect();
     let keys = namespaces.iter().flat_map(|namespace| {
         slots(namespace).map(|(slot, fingerprint)| ([namespace.namespace.name().to_owned(), slot, fingerprint], 1.0))
     });
@@ -174,7 +194,10 @@ fn namespace_metrics(namespaces: &[NamespaceReport], sheet: &mut Sheet) {
         |namespace: &Namespace| namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)).unwrap_or_default());
     // A namespace that is gone is a problem of the pass already, and has no counters.
     let found = namespaces.iter().filter_map(|seen| Some(([seen.namespace.name()], read(&seen.namespace).ok()?)));
-    let found: Vec<_> = found.collect();
+    let mut found: Vec<_> = found.collect();
+    if report.namespaces.iter().any(|seen| seen.namespace.is_found()) || report.passing != TfoCounters::default() {
+        found.push(([PASSING], report.passing));
+    }
     for (kernel_name, name, help) in COUNTERS {
         let samples = found.iter().filter_map(|(name, counters)| Some((*name, counters.get(kernel_name)?)));
         sheet.counters(name, help, ["namespace"], samples);
@@ -213,6 +236,9 @@ fn contact_metrics(contact: &Contact, report: &PassReport, sheet: &mut Sheet) {
     let installed = installed.map(|generation| float(generation.get()));
     sheet.gauge("tfo_agent_generation", "The generation that is in the file and in every kernel.", installed);
 }
+
+/// The label of all namespaces that come and go; no name under /run/netns has a colon.
+const PASSING: &str = "found:";
 
 /// The server side's counters (docs/kernel.md#counters).
 const COUNTERS: [(&str, &str, &str); 5] = [

@@ -13,10 +13,12 @@ use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
 use super::status::{self, Circumstances};
 use tfo_cli::report::Failure;
+use tfo_config::agent::AgentSettings;
 use tfo_config::agent::SourceSettings;
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
-use tfo_host::runtime::{clock, sys};
+use tfo_host::runtime::confine::Confined;
+use tfo_host::runtime::{clock, event_loop, sys};
 use tfo_model::problem::Problem;
 
 /// How long a run waits for another agent in the middle of a pass: longer than any pass takes.
@@ -31,16 +33,21 @@ const EXCHANGES_PATIENCE: Duration = Duration::from_secs(18);
 /// Most exchanges in one run: the first, the acknowledgement, and those of a pool that moves on in between.
 const EXCHANGES_MAX: usize = 4;
 
-/// Runs once.
+/// Runs once.  `confine` gives up what the rest of the process does not need.
 ///
 /// # Errors
 /// Fails if nothing was done: the configuration is wrong, or another agent runs here.
-pub fn run(config: &Path, mode: PassMode) -> Result<PassReport, Failure> {
+pub fn run(
+    config: &Path,
+    mode: PassMode,
+    confine: impl FnOnce(&AgentSettings) -> Confined,
+) -> Result<PassReport, Failure> {
     let settings = preflight::ready(config, clock::now())?;
     if mode == PassMode::DryRun {
         return Ok(dry_run(Reconciler::new(settings)));
     }
     let _locks = locks::take(&settings, "once", LOCK_PATIENCE, &[])?;
+    let confined = confine(&settings);
     let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
     let mut contact = Contact::of(&settings, persisted.as_ref().and_then(Persisted::record), Cadence::Once);
     let mut reconciler = Reconciler::new(settings);
@@ -55,6 +62,7 @@ pub fn run(config: &Path, mode: PassMode) -> Result<PassReport, Failure> {
         clock_synchronised: sys::clock_synchronised(),
         node: settings.node.as_ref(),
         contact: contact.as_ref(),
+        confinement: confined.level,
     };
     let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
     report.problems.extend(written.err());
@@ -75,8 +83,11 @@ fn dry_run(mut reconciler: Reconciler) -> PassReport {
 }
 
 /// Installs what the coordinators instruct or, if none answers, verifies what is installed.
+///
+/// Not inlined: without a coordinator its large frame is not touched.
+#[inline(never)]
 fn converge(reconciler: &mut Reconciler, contact: &mut Contact) -> PassReport {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = event_loop::new();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {

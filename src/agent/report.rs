@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tfo_config::agent::InstallMode;
 use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::netstat::TfoCounters;
 use tfo_model::count::Generation;
 use tfo_model::key::PairPrint;
 use tfo_model::node::KeySource;
@@ -51,6 +52,8 @@ pub struct PassReport {
     pub mode: InstallMode,
     /// Whether the pool has no key yet, so that none is missing here.
     pub awaits_first_key: bool,
+    /// What namespaces that come and go have counted, those that are gone among them.
+    pub passing: TfoCounters,
 }
 
 /// The public side of what is held.
@@ -84,8 +87,9 @@ impl PassReport {
     /// Adds what an earlier pass of the same run has written.
     pub fn add_changes(&mut self, before: &Self) {
         self.file_changed |= before.file_changed;
-        for (namespace, before) in self.namespaces.iter_mut().zip(&before.namespaces) {
-            namespace.changed |= before.changed;
+        for seen in &mut self.namespaces {
+            let earlier = before.namespaces.iter().find(|earlier| earlier.namespace == seen.namespace);
+            seen.changed |= earlier.is_some_and(|earlier| earlier.changed);
         }
     }
 

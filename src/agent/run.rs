@@ -12,9 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::confine;
 use super::contact::{Cadence, Contact, News};
 use super::hook::Hook;
 use super::locks::{self, HeldLock};
+use super::looking::Looking;
 use super::metrics::Metrics;
 use super::preflight;
 use super::reconcile::{PassMode, Reconciler};
@@ -27,8 +29,9 @@ use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
+use tfo_host::runtime::confine::Confined;
 use tfo_host::runtime::descriptors::Reserve;
-use tfo_host::runtime::{clock, lock, log, notify, process, sys};
+use tfo_host::runtime::{clock, event_loop, lock, log, notify, process, sys};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
@@ -52,16 +55,19 @@ fn start_and_serve(config: &Path) -> Result<(), Failure> {
     let settings = preflight::ready(config, clock::now())?;
     let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[])?;
     lock::sweep();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let runtime = runtime.map_err(event_loop)?;
-    let served = runtime.block_on(async { Daemon::new(settings, locks).map_err(event_loop)?.serve().await });
+    // While there is one thread.
+    let confined = confine::begin(&settings);
+    let runtime = event_loop::new();
+    let runtime = runtime.map_err(no_event_loop)?;
+    let served =
+        runtime.block_on(async { Daemon::new(settings, locks, confined).map_err(no_event_loop)?.serve().await });
     // A name lookup in flight must not hold up the end.
     runtime.shutdown_background();
     served
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn event_loop(error: io::Error) -> Failure {
+fn no_event_loop(error: io::Error) -> Failure {
     let message = format!("the event loop cannot run: {}", chain(&error));
     Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
 }
@@ -80,10 +86,12 @@ fn is_same(logged: &Problem, now: &Problem) -> bool {
 struct Daemon {
     reconciler: Reconciler,
     locks: Vec<HeldLock>,
+    confined: Confined,
     contact: Option<Contact>,
     hook: Hook,
     metrics: Metrics,
     schedule: ScheduleTimer,
+    looking: Looking,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -109,20 +117,23 @@ enum Wake {
 }
 
 impl Daemon {
-    fn new(settings: AgentSettings, locks: Vec<HeldLock>) -> io::Result<Self> {
+    fn new(settings: AgentSettings, locks: Vec<HeldLock>, confined: Confined) -> io::Result<Self> {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             config = %settings.file.display(),
             node = settings.node.as_ref().map(|node| node.as_str()),
             source = source::kind(&settings.source).as_str(),
+            landlock = confined.level.as_str(),
             "started"
         );
         Ok(Self {
             contact: contact_of(&settings, None),
             hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
+            looking: Looking::new(&settings, Instant::now())?,
             reconciler: Reconciler::of_daemon(settings),
             locks,
+            confined,
             schedule: ScheduleTimer::new()?,
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -144,7 +155,7 @@ impl Daemon {
             locks::keep(self.reconciler.settings(), "run", &mut self.locks)?;
             let now = clock::now();
             let report = self.pass(now);
-            let wait = self.publish(report, now).map_err(event_loop)?;
+            let wait = self.publish(report, now).map_err(no_event_loop)?;
             reserve.refill();
             let next_pass = Instant::now() + wait;
             // Readiness may change by time alone, and servers wait for it.
@@ -154,7 +165,7 @@ impl Daemon {
                 // A node withdraws itself before its pool excludes it: that second is not for the next look at the kernel.
                 let detaches_at = self.contact.as_ref().and_then(Contact::detaches_at).map(Instant::from);
                 let next_pass = detaches_at.map_or(next_pass, |at| next_pass.min(at));
-                match self.sleep(next_pass, next_watchdog).await.map_err(event_loop)? {
+                match self.sleep(next_pass, next_watchdog).await.map_err(no_event_loop)? {
                     Wake::Nothing => {}
                     Wake::Pass => break,
                     Wake::Watchdog => {
@@ -222,6 +233,10 @@ impl Daemon {
                 News::None => Wake::Nothing,
                 News::Pass => Wake::Pass,
             }),
+            looked = self.looking.step() => Ok(match looked? {
+                News::None => Wake::Nothing,
+                News::Pass => Wake::Pass,
+            }),
             fired = self.schedule.fired() => fired.map(|()| Wake::Pass),
             () = tokio::time::sleep_until(next) => Ok(if next == next_pass { Wake::Pass } else { Wake::Watchdog }),
         }
@@ -236,6 +251,7 @@ impl Daemon {
             clock_synchronised: sys::clock_synchronised(),
             node: settings.node.as_ref(),
             contact: self.contact.as_ref(),
+            confinement: self.confined.level,
         };
         let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
@@ -304,6 +320,9 @@ impl Daemon {
     }
 
     async fn switch(&mut self, settings: AgentSettings) -> Result<(), Failure> {
+        if let Some(problem) = confine::refuses(&self.confined, &settings) {
+            return Err(Failure::new(Outcome::Config, problem));
+        }
         // New namespaces first: if one is another agent's, nothing has changed yet.
         let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
         let needed = locks::identities(&settings)?;
@@ -311,6 +330,8 @@ impl Daemon {
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
+        self.looking = Looking::new(&settings, Instant::now()).map_err(no_event_loop)?;
+        self.reconciler.let_go();
         self.reconciler = Reconciler::of_daemon(settings).succeeding(&self.reconciler);
         let settings = self.reconciler.settings();
         if !self.contact.as_ref().is_some_and(|contact| contact.fits(settings)) {

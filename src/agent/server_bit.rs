@@ -6,8 +6,9 @@
 use std::path::Path;
 
 use super::report::NamespaceReport;
-use tfo_host::kernel::procfs::{self, SERVER_BIT};
+use tfo_host::kernel::procfs;
 use tfo_host::runtime::files::{self, Durability};
+use tfo_model::caveat::SERVER_BIT;
 use tfo_model::problem::{Problem, chain};
 
 /// Name of the file in the runtime directory.
@@ -39,6 +40,12 @@ pub fn hold(runtime_dir: &Path, keys: PoolKeys, namespaces: &[NamespaceReport]) 
 /// Sets 0x2 again wherever it was cleared here.
 pub fn release_all(runtime_dir: &Path, namespaces: &[NamespaceReport]) -> Option<Problem> {
     release(&runtime_dir.join(FILE), namespaces.iter()).err().map(problem)
+}
+
+/// Whether 0x2 was cleared here, and not set again.
+#[must_use]
+pub fn is_held(runtime_dir: &Path) -> bool {
+    runtime_dir.join(FILE).exists()
 }
 
 fn problem(message: String) -> Problem {

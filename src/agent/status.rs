@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::contact::{CERTIFICATE_ENDS, Contact, MOVED, NO_KEY};
+use super::contact::{Contact, MOVED, NO_KEY};
 use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
@@ -16,9 +16,10 @@ use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain, first_error};
-use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::state::{Confinement, Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::{FILE_NAME, NamespaceStatus, State, Status, StatusError, VERSION};
+use tfo_wire::v1::sync::CERTIFICATE_ENDS;
 
 impl PassReport {
     /// The node's state after this pass.
@@ -48,6 +49,8 @@ pub struct Circumstances<'a> {
     pub node: Option<&'a NodeId>,
     /// The contact with the coordinators; none without them.
     pub contact: Option<&'a Contact>,
+    /// How far this process has confined itself.
+    pub confinement: Confinement,
 }
 
 /// The status after a pass.
@@ -60,6 +63,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         backup: namespace.shown.and_then(|shown| shown.backup),
         verified_at: namespace.verified.then_some(circumstances.now),
         tcp_fastopen: namespace.bits,
+        found: namespace.namespace.is_found(),
     });
     Status {
         version: VERSION,
@@ -76,6 +80,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         clock_synchronised: circumstances.clock_synchronised,
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
         contact: circumstances.contact.map(|contact| contact.standing().into()),
+        landlock: Some(circumstances.confinement.into()),
         error: first_error(&report.problems)
             .or_else(|| note(report))
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),

@@ -1,4 +1,4 @@
-//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/build).
+//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/pack, config/rpm/pack).
 //! `tfo-manual --docs docs/reference`: writes the generated pages of the documentation.  See `tfo_manual`.
 
 use std::path::PathBuf;

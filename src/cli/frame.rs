@@ -13,6 +13,7 @@ use tfo_model::problem::Problem;
 ///
 /// # Errors
 /// Returns the outcome of a program that has nothing left to do: it has printed help, or the arguments are wrong.
+#[inline(never)]
 pub fn parse<A: Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<A, Outcome> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let format = Format::of(&arguments);

@@ -77,6 +77,8 @@ struct SetterView {
 #[derive(Debug, Serialize)]
 struct KernelView {
     release: String,
+    /// The release of kernel.org that it was made from; null: unknown.
+    version: Option<String>,
     /// Null: unknown.
     backup_slot: Option<bool>,
     /// Function that makes cookies; null: unknown.
@@ -86,6 +88,8 @@ struct KernelView {
 #[derive(Debug, Serialize)]
 struct NamespaceView {
     name: String,
+    /// Whether it was found in a place of `install.namespaces`, and comes and goes.
+    found: bool,
     /// Whether the kernel's keys could be read.
     readable: bool,
     primary: Option<KeyFingerprint>,
@@ -131,7 +135,7 @@ impl HostView {
         let setter = |setter: &Option<Setter>| {
             setter.as_ref().map(|setter| SetterView { file: setter.file.display().to_string(), line: setter.line })
         };
-        let backup_slot = facts.backup_slot.map(|slot| slot == BackupSlot::Present);
+        let backup_slot = facts.kernel.map(|kernel| kernel.backup_slot() == BackupSlot::Present);
         let state = match &facts.file {
             FileState::Ours(_) => "ours",
             FileState::Absent => "absent",
@@ -145,8 +149,9 @@ impl HostView {
             clock_synchronised: facts.clock_synchronised,
             kernel: KernelView {
                 release: release::running_text(),
+                version: facts.kernel.map(|kernel| kernel.to_string()),
                 backup_slot,
-                // Both came with Linux 5.3: see `kernel::release`.
+                // Both came with Linux 5.3: see `tfo_model::kernel`.
                 cookies: backup_slot.map(|new| if new { "siphash" } else { "aes" }),
             },
             namespaces: facts.namespaces.iter().map(|seen| NamespaceView::of(seen, held)).collect(),
@@ -171,6 +176,10 @@ impl HostView {
         };
         writeln!(out, "clock        {synchronised}")?;
         writeln!(out, "at boot      {}", self.boot.text())?;
+        let found = self.namespaces.iter().filter(|namespace| namespace.found).count();
+        if found > 0 {
+            writeln!(out, "namespaces   {}, of which {found} come and go", self.namespaces.len())?;
+        }
         self.namespaces.iter().try_for_each(|namespace| namespace.write_text(out))
     }
 }
@@ -195,6 +204,7 @@ impl NamespaceView {
         let readable = seen.kernel.is_ok();
         Self {
             name: seen.namespace.name().to_owned(),
+            found: seen.namespace.is_found(),
             readable,
             primary: print.map(|print| print.primary),
             backup: print.and_then(|print| print.backup),

@@ -8,13 +8,13 @@ use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 use tfo_tls::client::ClientFiles;
-use tfo_wire::client::BaseUrl;
+use tfo_wire::base_url::BaseUrl;
 use tfo_wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
 
 /// Most coordinators of a pool: usual are one to five, and during a replacement one more.
 const URLS_MAX: usize = 8;
-/// Default of `wait`: half of what is allowed, far from the usual limit of a proxy, 60 s.
-const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+/// Default of `wait`: all that is allowed, because the agent finds out what its path bears.
+const DEFAULT_WAIT: Duration = Duration::from_secs(WAIT_SECS_MAX);
 /// Default of `period`: the usual timer of config management.
 const DEFAULT_PERIOD: Duration = Duration::from_secs(3_600);
 /// Default of `start_timeout`: a third of the unit's TimeoutStartSec=30s.
@@ -37,7 +37,7 @@ pub struct ContactSettings {
     pub place: Located<()>,
     /// Who renews the certificate.
     pub renewal: Renewal,
-    /// How long a coordinator may hold its answer back without news.
+    /// The longest that a coordinator may hold its answer back without news.
     pub wait: Duration,
     /// `once`: how often it is run.
     pub period: Duration,

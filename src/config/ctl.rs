@@ -8,7 +8,7 @@ use super::reader::{ConfigFile, Findings, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
-use tfo_wire::client::BaseUrl;
+use tfo_wire::base_url::BaseUrl;
 
 /// Where the configuration is looked for last.
 pub const SYSTEM_FILE: &str = "/etc/tfo-fleet/ctl.toml";

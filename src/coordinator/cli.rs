@@ -14,7 +14,7 @@ use super::backup::{self, Existing, Exported};
 use super::init::{self, DEFAULT_POOL, Layout, Wish};
 use super::notify;
 use super::preflight::{self, Found, Opened, Purpose};
-use super::{serve, service_user};
+use super::{rekey, serve, service_user};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Format, Outcome, deliver, show, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
@@ -104,6 +104,29 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
     },
+    /// Seal all keys with store.key_encryption_key_next, which takes the place of the present key-encryption key
+    ///
+    /// Coordinators that serve the store serve it on: each must have both keys, from its configuration and a reload. Only the
+    /// service can read a credential: give this command files, or run it in a unit that loads the same credentials.
+    #[command(after_help = EXIT_CODES)]
+    Rekey {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+}
+
+fn replace_key(config: &Path, format: Format) -> Result<ExitCode, Failure> {
+    if config == Path::new(DEFAULT_FILE)
+        && let Some(user) = service_user::find().filter(|_| rustix::process::geteuid().is_root())
+    {
+        let mut arguments = vec!["rekey"];
+        if format == Format::Json {
+            arguments.extend(["--format", "json"]);
+        }
+        return user.run(&arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
+    }
+    deliver(&rekey::rekey(config)?, format).map(ExitCode::from)
 }
 
 #[derive(Debug, Args)]
@@ -169,9 +192,14 @@ fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
             with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
         Command::Import { config, from } => with_store(preflight::open_to_import(config), format, |opened| {
-            let enrolments = opened.store.enrolments.as_deref();
-            backup::import(&*opened.store.pools, enrolments, &opened.key, from)
+            let import = |key| backup::import(&*opened.store.pools, &*opened.store.enrolments, key, from);
+            match (import(opened.keys.present()), opened.keys.next()) {
+                // One of the two made it.
+                (Err(problem), Some(next)) if problem.kind == backup::WRONG_KEY => import(next),
+                (imported, _) => imported,
+            }
         }),
+        Command::Rekey { config } => replace_key(config, format),
     }
 }
 
@@ -244,9 +272,12 @@ fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Fa
 fn export(arguments: &ExportArgs, opened: &Opened<Box<dyn ReadWhole>>) -> Result<Exported, Problem> {
     let ExportArgs { place: ExportPlace { to, dir }, force, keep, .. } = arguments;
     let existing = if *force { Existing::Replace } else { Existing::Keep };
+    // As the store is sealed: the other key may be gone tomorrow.
+    let sealer = opened.store.sealed_by().map_err(|error| error.problem())?;
+    let key = opened.keys.all().find(|key| sealer.as_ref() == Some(key.id())).unwrap_or(opened.keys.present());
     match (to, dir) {
-        (Some(to), _) => backup::export(&*opened.store, &opened.key, to, existing),
-        (None, Some(dir)) => backup::export_dated(&*opened.store, &opened.key, dir, *keep),
+        (Some(to), _) => backup::export(&*opened.store, key, to, existing),
+        (None, Some(dir)) => backup::export_dated(&*opened.store, key, dir, *keep),
         (None, None) => unreachable!("clap asks for one of them"),
     }
 }

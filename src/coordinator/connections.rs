@@ -3,11 +3,11 @@
 //! A node that stops closes its connection, and one that dies has it closed by the kernel: this is known long before the
 //! node counts as silent.  It is only shown; no decision depends on it (docs/protocol.md#rule-11).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tfo_host::runtime::clock;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, merge_join};
 use tfo_model::time::UnixTime;
 use tfo_tls::identity::Peer;
 
@@ -29,7 +29,7 @@ pub struct Contact {
 /// The names of the peers, with their connections.
 #[derive(Debug, Default)]
 pub struct Connections {
-    names: Mutex<HashMap<NodeId, Contact>>,
+    names: Mutex<BTreeMap<NodeId, Contact>>,
 }
 
 /// A connection that is counted until this value goes.
@@ -61,13 +61,14 @@ impl Connections {
         OpenConnection { connections: Arc::clone(self), peer: Arc::clone(peer) }
     }
 
-    /// What is known of a name; none if it has had no connection since the start.
+    /// What is known of each of these names, which come in their order; none of one without a connection since the start.
     #[must_use]
-    pub fn of(&self, name: &NodeId) -> Option<Contact> {
-        self.lock().get(name).copied()
+    pub fn of_each<'a>(&self, names: impl Iterator<Item = &'a NodeId>) -> Vec<Option<Contact>> {
+        let known = self.lock();
+        merge_join(names.map(|name| (name, ())), known.iter()).map(|(_, (), contact)| contact.copied()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Contact>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Contact>> {
         // Nothing between two changes of the map can panic.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }

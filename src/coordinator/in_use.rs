@@ -32,8 +32,6 @@ pub struct InUse {
     observe: Option<SocketAddr>,
     /// The file, or the cluster and all that is said of it; secrets by their places.
     store: String,
-    /// The place of the key, never the key.
-    key_encryption_key: String,
     spiffe_trust_domain: Option<String>,
     enrolment: Option<InUseEnrolment>,
 }
@@ -56,7 +54,6 @@ impl InUse {
             listen: settings.api.listen.value,
             observe: settings.observe.as_ref().map(|at| at.value),
             store: store_of(&settings.store),
-            key_encryption_key: settings.store.key_encryption_key.value.to_string(),
             spiffe_trust_domain: settings.access.spiffe_trust_domain.as_ref().map(|domain| domain.value.to_string()),
             enrolment: settings.enrolment.as_ref().map(|enrolment| InUseEnrolment {
                 listen: enrolment.listen.value,
@@ -88,8 +85,7 @@ impl InUse {
     #[must_use]
     pub fn changes(&self, settings: &CoordinatorSettings, severity: Severity) -> Vec<Problem> {
         let (new, ApiSettings { listen, .. }) = (Self::of(settings), &settings.api);
-        let StoreSettings { kind, key_encryption_key } = &settings.store;
-        let store = match kind {
+        let store = match &settings.store.kind {
             StoreKind::Sqlite { path } => at(path),
             StoreKind::Etcd(cluster) => at(&cluster.urls),
         };
@@ -101,7 +97,6 @@ impl InUse {
             (at(listen), self.listen != new.listen),
             (observe, self.observe != new.observe),
             (store, self.store != new.store),
-            (at(key_encryption_key), self.key_encryption_key != new.key_encryption_key),
             (domain, self.spiffe_trust_domain != new.spiffe_trust_domain),
             (enrolment, self.enrolment != new.enrolment),
         ];
@@ -114,7 +109,7 @@ impl InUse {
     }
 }
 
-/// All of `[store]` but the key-encryption key, as text.
+/// All of `[store]` but the key-encryption keys, as text.
 fn store_of(settings: &StoreSettings) -> String {
     match &settings.kind {
         StoreKind::Sqlite { path } => path.value.display().to_string(),
@@ -173,7 +168,8 @@ mod tests {
         let keys: Vec<_> = found.into_iter().map(|problem| problem.key.unwrap()).collect();
         assert_eq!(keys, ["access.spiffe_trust_domain"], "open connections have their names by it");
         let moved = "[store]\npath = \"/s.db\"\nkey_encryption_key = \"/kek\"\n";
-        let keys = ["store.path", "store.key_encryption_key"].map(str::to_owned);
+        // The keys are read again: a rekey needs no restart.
+        let keys = ["store.path"].map(str::to_owned);
         assert_eq!(changed(moved).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), keys);
     }
 

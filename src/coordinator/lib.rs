@@ -4,7 +4,7 @@
 //! TLS, limits), [`routes`] (API v1: which peer may request what), [`enrolment`] (the authority: who gets a
 //! certificate), [`store`] (the kind that is configured), [`pool`] (one thread for each pool: the engine between store and
 //! nodes), [`metrics`], [`notify`] (what operators are told without asking), and [`dashboard`] (health, the page).
-//! [`init`] makes a host a coordinator.
+//! [`init`] makes a host a coordinator; [`rekey`] replaces the key that seals the keys.
 
 pub mod backup;
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod notify;
 pub mod pool;
 pub mod preflight;
+pub mod rekey;
 pub mod routes;
 pub mod serve;
 pub mod server;

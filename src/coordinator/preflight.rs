@@ -9,10 +9,10 @@ use super::enrolment;
 use super::in_use::InUse;
 use super::notify;
 use super::store::{self, Filled, Served};
-use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, advice};
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
 use tfo_config::reader::{ConfigFile, Located};
 use tfo_crypto::random;
-use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_crypto::seal::{KeyEncryptionKey, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{Document, KeyRing};
 use tfo_engine::rollout::parts::{Parts, PoolContent};
 use tfo_engine::rollout::policy::Policy;
@@ -30,8 +30,8 @@ pub struct Opened<S> {
     pub settings: CoordinatorSettings,
     /// The store.
     pub store: S,
-    /// The key that seals its keys, once more: for backups.
-    pub key: KeyEncryptionKey,
+    /// What seals its keys: for backups.
+    pub keys: KeyEncryptionKeys,
     /// Problems that do not keep a coordinator from its work.
     pub warnings: Vec<Problem>,
 }
@@ -54,8 +54,9 @@ pub fn server_files(api: &ApiSettings) -> ServerFiles {
 ///
 /// # Errors
 /// Fails with all problems that keep a coordinator from serving.
-pub fn open_to_serve(config: &Path) -> Result<Opened<Served>, Vec<Problem>> {
-    open(config, |settings| check_certificates(settings, config), store::open_alone)
+pub fn open_to_serve(config: &Path, newest_schema: i64) -> Result<Opened<Served>, Vec<Problem>> {
+    let serves = |settings: &CoordinatorSettings, keys| store::open_alone(settings, keys, newest_schema);
+    open(config, |settings| check_certificates(settings, config), serves)
 }
 
 /// Opens the store to `import` a backup, which works without certificates: there may be none yet.
@@ -71,10 +72,10 @@ pub fn open_to_import(config: &Path) -> Result<Opened<Filled>, Vec<Problem>> {
 /// # Errors
 /// Fails with all problems that keep the store from being read; with [`NO_STORE`] if there is none yet.
 pub fn open_to_export(config: &Path) -> Result<Opened<Box<dyn ReadWhole>>, Vec<Problem>> {
-    let Opened { settings, store, key, warnings } =
+    let Opened { settings, store, keys, warnings } =
         open(config, |_| Vec::new(), |settings, key| Ok((store::open_beside(settings, key)?, None)))?;
     match store {
-        Some(store) => Ok(Opened { settings, store, key, warnings }),
+        Some(store) => Ok(Opened { settings, store, keys, warnings }),
         None => {
             let problem = Problem::error(NO_STORE, "the store does not exist yet", "start the coordinator first");
             Err(vec![problem.in_file(config)])
@@ -86,11 +87,12 @@ pub fn open_to_export(config: &Path) -> Result<Opened<Box<dyn ReadWhole>>, Vec<P
 fn open<S>(
     config: &Path,
     check_certificates: impl FnOnce(&CoordinatorSettings) -> Vec<Problem>,
-    open_store: impl FnOnce(&CoordinatorSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), Problem>,
+    open_store: impl FnOnce(&CoordinatorSettings, KeyEncryptionKeys) -> Result<(S, Option<Problem>), Problem>,
 ) -> Result<Opened<S>, Vec<Problem>> {
     let mut named = Named::default();
     let settings = CoordinatorSettings::load_noting(config, &mut named);
-    let keys = named.key_encryption_key.as_ref().map(|place| key_encryption_keys(config, place));
+    let place = named.key_encryption_key.as_ref();
+    let keys = place.map(|place| key_encryption_keys(config, place, named.key_encryption_key_next.as_ref()));
     let settings = match settings {
         Ok(settings) => settings,
         Err(mut problems) => {
@@ -99,13 +101,15 @@ fn open<S>(
         }
     };
     let mut problems = check_certificates(&settings);
-    let opened = keys.expect("settings name the key").and_then(|[key, for_store]| {
-        let (store, warning) = open_store(&settings, for_store)?;
+    let opened = keys.expect("settings name the key").and_then(|keys| {
+        let (store, warning) = open_store(&settings, keys.clone())?;
         problems.extend(warning);
-        Ok((key, store))
+        Ok((keys, store))
     });
     match opened {
-        Ok((key, store)) if first_error(&problems).is_none() => Ok(Opened { settings, store, key, warnings: problems }),
+        Ok((keys, store)) if first_error(&problems).is_none() => {
+            Ok(Opened { settings, store, keys, warnings: problems })
+        }
         Ok(_) => Err(problems),
         Err(problem) => {
             problems.push(problem);
@@ -144,6 +148,7 @@ pub fn check(config: &Path, purpose: Purpose) -> Found {
         Ok(Opened { settings, store, warnings, .. }) => {
             found.problems = warnings;
             found.problems.extend(store.map(|store| policies(&settings, &*store, purpose)).unwrap_or_default());
+            found.problems.extend(store::examine(&settings));
         }
         Err(problems) => found.take(problems, config),
     }
@@ -165,8 +170,11 @@ impl Found {
     fn take(&mut self, problems: Vec<Problem>, config: &Path) {
         let mut named = Named::default();
         drop(CoordinatorSettings::load_noting(config, &mut named));
-        let secrets =
-            [(named.key_encryption_key, Secret::KeyEncryptionKey), (named.authority_key, Secret::AuthorityKey)];
+        let secrets = [
+            (named.key_encryption_key, Secret::KeyEncryptionKey),
+            (named.key_encryption_key_next, Secret::KeyEncryptionKey),
+            (named.authority_key, Secret::AuthorityKey),
+        ];
         for problem in problems {
             let is_its_place = |place: &Located<SecretPath>| problem.key.as_deref() == Some(&*place.key);
             let secret = secrets.iter().find(|(place, _)| place.as_ref().is_some_and(is_its_place));
@@ -269,16 +277,31 @@ pub fn not_configured(name: &PoolName) -> Problem {
     Problem::warning("pool_not_configured", message, format!("add [pools.{name}] to serve it; otherwise nothing to do"))
 }
 
-/// The key-encryption key twice: for the store, and for backups.
-fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[KeyEncryptionKey; 2], Problem> {
-    // One byte more, so that a file that is too long is reported as such.
-    let bytes = place.read_for(config, KeyEncryptionKey::BYTES + 1)?;
-    let key = || KeyEncryptionKey::from_bytes(&bytes);
-    key().and_then(|first| Ok([first, key()?])).map_err(|error| {
-        let remedy = "generate one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it all keys in \
-                      the store are lost";
-        place.locate(config, Problem::error("kek", error.to_string(), remedy))
-    })
+/// The present key-encryption key, and the next one if there is one.
+fn key_encryption_keys(
+    config: &Path,
+    present: &Located<SecretPath>,
+    next: Option<&Located<SecretPath>>,
+) -> Result<KeyEncryptionKeys, Problem> {
+    let read = |place: &Located<SecretPath>| {
+        // One byte more, so that a file that is too long is reported as such.
+        let bytes = place.read_for(config, KeyEncryptionKey::BYTES + 1)?;
+        KeyEncryptionKey::from_bytes(&bytes).map_err(|error| {
+            let remedy = "generate one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it all keys in \
+                          the store are lost";
+            place.locate(config, Problem::error("kek", error.to_string(), remedy))
+        })
+    };
+    Ok(KeyEncryptionKeys::new(read(present)?, next.map(read).transpose()?))
+}
+
+/// What seals the keys in the store of these settings, read again.
+///
+/// # Errors
+/// Fails if a key cannot be read, or cannot be one.
+pub fn keys_of(settings: &CoordinatorSettings) -> Result<KeyEncryptionKeys, Problem> {
+    let StoreSettings { key_encryption_key, key_encryption_key_next, .. } = &settings.store;
+    key_encryption_keys(&settings.file, key_encryption_key, key_encryption_key_next.as_ref())
 }
 
 /// Creates the pools that the file has and the store lacks: empty, with an identity of their own.

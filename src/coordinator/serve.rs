@@ -36,7 +36,7 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{clock, log, notify, process};
 use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::problem::{Problem, Severity, chain, first_error};
-use tfo_store::{Enrolments, Store};
+use tfo_store::{ETCD_SCHEMA, Enrolments, Store};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
@@ -65,11 +65,21 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// Runs the daemon, from its configuration to its end.
 #[must_use]
 pub fn serve(config: &Path) -> Outcome {
+    serve_as(config, ETCD_SCHEMA, |store| store)
+}
+
+/// The same as a release that writes schemas of etcd up to `newest_schema`, and with what is made of its store: whatever stands
+/// between the drivers and the store.
+#[must_use]
+pub fn serve_as(config: &Path, newest_schema: i64, through: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Outcome {
     log::start();
     process::lock_growing_memory();
     process::keep_large_blocks_apart();
-    let opened = match preflight::open_to_serve(config) {
-        Ok(opened) => opened,
+    let opened = match preflight::open_to_serve(config, newest_schema) {
+        Ok(mut opened) => {
+            opened.store.pools = through(opened.store.pools);
+            opened
+        }
         Err(problems) => {
             problems.iter().for_each(log::problem);
             return Outcome::Config;
@@ -131,7 +141,8 @@ impl Daemon {
         let listener = listen_at(settings.api.listen.value)?;
         let observer = settings.observe.as_ref().map(|at| listen_at(at.value)).transpose()?;
         let Served { pools: store, enrolments, by } = store;
-        let enrolment = open_enrolment(&settings, enrolments, &tls).map_err(|problem| failed(vec![problem]))?;
+        let enrolment =
+            open_enrolment(&settings, (enrolments, by.clone()), &tls).map_err(|problem| failed(vec![problem]))?;
         let strangers = match &settings.enrolment {
             Some(enrolment) => Some(listen_at(enrolment.listen.value)?),
             None => None,
@@ -364,6 +375,7 @@ impl Daemon {
         if !changes.is_empty() {
             return Err(changes);
         }
+        self.take_keys(&settings).await.map_err(|problem| vec![problem])?;
         self.apply(&settings).await.map_err(|problem| vec![problem])?;
         if let (Some(own), Some(enrolment)) = (&settings.enrolment, &self.api.enrolment) {
             enrolment.set_node_lifetime(own.node_lifetime.value);
@@ -376,6 +388,18 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Takes the key-encryption keys over that the settings name; one of them is that of the store.
+    async fn take_keys(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
+        let (keys, store) = (preflight::keys_of(settings)?, Arc::clone(&self.store));
+        let taken = tokio::task::spawn_blocking(move || store.set_keys(keys)).await;
+        match taken {
+            Ok(taken) => taken.map_err(|error| store::locate(&settings.file, &settings.store, &error)),
+            Err(error) => Err(Problem::error("internal", error.to_string(), "this is a bug; please report it")),
+        }
+    }
+}
+
 fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     listen(address).map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
@@ -383,11 +407,10 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// The authority, if the settings have one.
 fn open_enrolment(
     settings: &CoordinatorSettings,
-    store: Option<Arc<dyn Enrolments>>,
+    store: (Arc<dyn Enrolments>, CoordinatorName),
     tls: &Arc<ServerTls>,
 ) -> Result<Option<Arc<Enrolment>>, Problem> {
-    // Settings with an authority name a store that keeps certificates.
-    let (Some(own), Some(store)) = (&settings.enrolment, store) else { return Ok(None) };
+    let Some(own) = &settings.enrolment else { return Ok(None) };
     let opened = enrolment::open(&settings.file, &settings.api, own)?;
     Ok(Some(Arc::new(Enrolment::new(opened, store, Arc::clone(tls)))))
 }

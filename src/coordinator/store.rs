@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tfo_config::coordinator::{CoordinatorSettings, EtcdPlace, StoreKind, StoreSettings};
-use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_crypto::seal::KeyEncryptionKeys;
 use tfo_host::runtime::clock;
 use tfo_model::ids::CoordinatorName;
 use tfo_model::problem::Problem;
 use tfo_store::{
-    Enrolments, EtcdReader, EtcdSettings, EtcdStore, EtcdUser, ReadWhole, SqliteReader, SqliteStore, Store, StoreError,
+    ETCD_SCHEMA, Enrolments, EtcdReader, EtcdSettings, EtcdStore, EtcdUser, Patience, ReadWhole, Rekeyed, SqliteReader,
+    SqliteStore, Store, StoreError,
 };
 use tfo_tls::client;
 use tfo_tls::server::ServerTls;
@@ -24,37 +25,44 @@ const PASSWORD_BYTES_MAX: usize = 1_024;
 pub struct Served {
     /// Its pools.
     pub pools: Arc<dyn Store>,
-    /// Its tokens and certificates, if it keeps any.
-    pub enrolments: Option<Arc<dyn Enrolments>>,
+    /// Its tokens and certificates.
+    pub enrolments: Arc<dyn Enrolments>,
     /// The name under which this process writes.
     pub by: CoordinatorName,
 }
 
 /// The name under which a coordinator writes into a store that has one coordinator at a time: the same in all its lives,
 /// so that nodes keep their sessions.
-pub(crate) fn only_name() -> CoordinatorName {
+fn only_name() -> CoordinatorName {
     "coordinator".parse().expect("it is a DNS name")
 }
 
-/// Opens the store for this process, with a warning if it lacks what an earlier run had committed.
+/// Opens the store for this process, with a warning if it lacks what an earlier run had committed.  In etcd the process writes
+/// schemas up to `newest_schema`, which is [`ETCD_SCHEMA`] but in tests of an upgrade.
 ///
 /// # Errors
 /// Fails if it cannot be used, or another process has it, or this coordinator's name in it.
-pub fn open_alone(settings: &CoordinatorSettings, key: KeyEncryptionKey) -> Result<(Served, Option<Problem>), Problem> {
+pub fn open_alone(
+    settings: &CoordinatorSettings,
+    keys: KeyEncryptionKeys,
+    newest_schema: i64,
+) -> Result<(Served, Option<Problem>), Problem> {
     let (config, store) = (&settings.file, &settings.store);
     let failed = |error: StoreError| locate(config, store, &error);
     match &store.kind {
         StoreKind::Sqlite { path } => {
-            let opened = Arc::new(SqliteStore::open(&path.value, key).map_err(failed)?);
+            let opened = Arc::new(SqliteStore::open(&path.value, keys).map_err(failed)?);
             let set_back = opened.set_back().map(|problem| path.locate(config, problem.clone()));
             let enrolments: Arc<dyn Enrolments> = Arc::clone(&opened) as _;
-            Ok((Served { pools: opened, enrolments: Some(enrolments), by: only_name() }, set_back))
+            Ok((Served { pools: opened, enrolments, by: only_name() }, set_back))
         }
         StoreKind::Etcd(place) => {
             let by = name(settings, place)?;
-            let mut opened = EtcdStore::open(cluster(config, place)?, key).map_err(failed)?;
-            opened.take_name(&by, &place.name_lock.value).map_err(failed)?;
-            Ok((Served { pools: Arc::new(opened), enrolments: None, by }, None))
+            let cluster = EtcdSettings { newest_schema, ..cluster(config, place, Patience::Serving)? };
+            let opened = EtcdStore::open(cluster, keys).map_err(failed)?;
+            opened.take_name(&by, &place.name_lock.value, clock::now()).map_err(failed)?;
+            let opened = Arc::new(opened);
+            Ok((Served { enrolments: Arc::clone(&opened) as _, pools: opened, by }, None))
         }
     }
 }
@@ -63,8 +71,8 @@ pub fn open_alone(settings: &CoordinatorSettings, key: KeyEncryptionKey) -> Resu
 pub struct Filled {
     /// Its pools.
     pub pools: Arc<dyn Store>,
-    /// Its tokens and certificates, if it keeps any.
-    pub enrolments: Option<Arc<dyn Enrolments>>,
+    /// Its tokens and certificates.
+    pub enrolments: Arc<dyn Enrolments>,
 }
 
 /// Opens the store to import pools into it; an etcd store may be served meanwhile, because a pool that exists is not touched.
@@ -73,18 +81,19 @@ pub struct Filled {
 /// Fails if it cannot be used, or another process has its file.
 pub fn open_to_import(
     settings: &CoordinatorSettings,
-    key: KeyEncryptionKey,
+    keys: KeyEncryptionKeys,
 ) -> Result<(Filled, Option<Problem>), Problem> {
     let (config, store) = (&settings.file, &settings.store);
     match &store.kind {
         StoreKind::Sqlite { .. } => {
-            let (Served { pools, enrolments, .. }, warning) = open_alone(settings, key)?;
+            let (Served { pools, enrolments, .. }, warning) = open_alone(settings, keys, ETCD_SCHEMA)?;
             Ok((Filled { pools, enrolments }, warning))
         }
         StoreKind::Etcd(place) => {
-            let opened = EtcdStore::open(cluster(config, place)?, key);
+            let opened = EtcdStore::open(cluster(config, place, Patience::Command)?, keys);
             let opened = opened.map_err(|error| locate(config, store, &error))?;
-            Ok((Filled { pools: Arc::new(opened), enrolments: None }, None))
+            let opened = Arc::new(opened);
+            Ok((Filled { enrolments: Arc::clone(&opened) as _, pools: opened }, None))
         }
     }
 }
@@ -95,7 +104,7 @@ pub fn open_to_import(
 /// Fails if it cannot be read.
 pub fn open_beside(
     settings: &CoordinatorSettings,
-    key: KeyEncryptionKey,
+    keys: KeyEncryptionKeys,
 ) -> Result<Option<Box<dyn ReadWhole>>, Problem> {
     let (config, store) = (&settings.file, &settings.store);
     let opened: Result<Option<Box<dyn ReadWhole>>, StoreError> = match &store.kind {
@@ -104,16 +113,42 @@ pub fn open_beside(
             if !path.exists() && path.parent().is_some_and(Path::is_dir) {
                 return Ok(None);
             }
-            SqliteReader::open(path, key).map(|reader| Some(Box::new(reader) as _))
+            SqliteReader::open(path, keys).map(|reader| Some(Box::new(reader) as _))
         }
         StoreKind::Etcd(place) => {
             // What `serve` would say of it.
             name(settings, place)?;
-            let opened = EtcdReader::open(cluster(config, place)?, key);
+            let opened = EtcdReader::open(cluster(config, place, Patience::Command)?, keys);
             opened.map(|reader| reader.map(|reader| Box::new(reader) as _))
         }
     };
     opened.map_err(|error| locate(config, store, &error))
+}
+
+/// What is to be known of a cluster besides that the store opens; nothing of a file.
+#[must_use]
+pub fn examine(settings: &CoordinatorSettings) -> Vec<Problem> {
+    let (config, store) = (&settings.file, &settings.store);
+    let StoreKind::Etcd(place) = &store.kind else { return Vec::new() };
+    let examined = cluster(config, place, Patience::Command)
+        .and_then(|cluster| cluster.examine().map_err(|error| locate(config, store, &error)));
+    match examined {
+        Ok(warnings) => warnings.into_iter().map(|warning| place.urls.locate(config, warning)).collect(),
+        Err(problem) => vec![problem],
+    }
+}
+
+/// Seals the keys of the store with the next of these keys.
+///
+/// # Errors
+/// Fails if the store keeps its key, with the reason.
+pub fn rekey(settings: &CoordinatorSettings, keys: KeyEncryptionKeys) -> Result<Rekeyed, Problem> {
+    let (config, store) = (&settings.file, &settings.store);
+    let done = match &store.kind {
+        StoreKind::Sqlite { path } => SqliteStore::rekey(&path.value, &keys),
+        StoreKind::Etcd(place) => EtcdStore::rekey(cluster(config, place, Patience::Command)?, keys, clock::now()),
+    };
+    done.map_err(|error| locate(config, store, &error))
 }
 
 /// The name of this coordinator: as configured, or the first one in its certificate, by the alphabet.
@@ -141,7 +176,7 @@ pub fn local_file(settings: &StoreSettings) -> &Path {
 }
 
 /// How to reach the cluster, with what the settings name.
-fn cluster(config: &Path, place: &EtcdPlace) -> Result<EtcdSettings, Problem> {
+fn cluster(config: &Path, place: &EtcdPlace, patience: Patience) -> Result<EtcdSettings, Problem> {
     let now = clock::now();
     let tls = match &place.identity {
         None => client::anonymous_config(&place.ca.value, now),
@@ -160,13 +195,14 @@ fn cluster(config: &Path, place: &EtcdPlace) -> Result<EtcdSettings, Problem> {
             Some(EtcdUser { name: name.value.clone(), password: Zeroizing::new(text.to_owned()) })
         }
     };
-    let url = |url: &tfo_wire::client::BaseUrl| url.to_string().parse().expect("it was parsed before");
+    let url = |url: &tfo_wire::base_url::BaseUrl| url.to_string().parse().expect("it was parsed before");
     let urls = place.urls.value.iter().map(url).collect();
-    Ok(EtcdSettings { urls, prefix: place.prefix.value.clone(), tls: tls?, user })
+    let (prefix, newest_schema) = (place.prefix.value.clone(), ETCD_SCHEMA);
+    Ok(EtcdSettings { urls, prefix, tls: tls?, user, newest_schema, patience })
 }
 
 /// The problem of a store at the setting that is to blame.
-fn locate(config: &Path, settings: &StoreSettings, error: &StoreError) -> Problem {
+pub(crate) fn locate(config: &Path, settings: &StoreSettings, error: &StoreError) -> Problem {
     let problem = error.problem();
     match (&settings.kind, error) {
         (_, StoreError::WrongKey { .. }) => settings.key_encryption_key.locate(config, problem),

@@ -4,8 +4,10 @@
 //! that it was sealed for, because both are authenticated with it.  Must not know: where sealed keys are stored.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use super::random::{self, NoRandomness};
@@ -19,6 +21,10 @@ const KEY_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-key";
 const CHECK_DOMAIN: &[u8] = b"tfo-fleet/v1/store-check";
 /// Separates sealed files from both; the rest is the file's header.
 const FILE_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-file";
+/// What the public name of a key-encryption key is made of.
+const ID_DOMAIN: &[u8] = b"tfo-fleet/v1/kek-id";
+/// Bytes of that name.
+const ID_BYTES: usize = 8;
 /// Bytes of the authentication tag of AES-256-GCM (NIST SP 800-38D, the longest).
 const TAG_BYTES: usize = 16;
 
@@ -69,6 +75,89 @@ impl SealedKey {
 /// swap (`runtime::process`).
 pub struct KeyEncryptionKey {
     key: LessSafeKey,
+    id: KekId,
+}
+
+/// The public name of a key-encryption key: 16 hex digits, which reveal nothing of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KekId(String);
+
+impl KekId {
+    fn of(bytes: &[u8]) -> Self {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), ID_DOMAIN);
+        Self(tag.as_ref()[..ID_BYTES].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KekId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KekId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The key-encryption keys that a coordinator has: the present one, and the next one while one takes the other's place.
+#[derive(Debug, Clone)]
+pub struct KeyEncryptionKeys {
+    present: Arc<KeyEncryptionKey>,
+    next: Option<Arc<KeyEncryptionKey>>,
+}
+
+impl From<KeyEncryptionKey> for KeyEncryptionKeys {
+    fn from(key: KeyEncryptionKey) -> Self {
+        Self::new(key, None)
+    }
+}
+
+impl KeyEncryptionKeys {
+    /// These two; the same twice is one.
+    #[must_use]
+    pub fn new(present: KeyEncryptionKey, next: Option<KeyEncryptionKey>) -> Self {
+        let next = next.filter(|next| next.id != present.id).map(Arc::new);
+        Self { present: Arc::new(present), next }
+    }
+
+    /// The present one.
+    #[must_use]
+    pub fn present(&self) -> &KeyEncryptionKey {
+        &self.present
+    }
+
+    /// The next one.
+    #[must_use]
+    pub fn next(&self) -> Option<&KeyEncryptionKey> {
+        self.next.as_deref()
+    }
+
+    /// All of them, the present one first.
+    pub fn all(&self) -> impl Iterator<Item = &KeyEncryptionKey> {
+        [Some(&*self.present), self.next.as_deref()].into_iter().flatten()
+    }
+
+    /// The one that made this value of [`KeyEncryptionKey::seal_check`]: that of the store.
+    #[must_use]
+    pub fn of_check(&self, store: &[u8; 16], check: &SealedKey) -> Option<&KeyEncryptionKey> {
+        self.all().find(|key| key.opens_check(store, check))
+    }
+
+    /// Opens what one of them has sealed for this pool and epoch.
+    ///
+    /// # Errors
+    /// As [`KeyEncryptionKey::open`].
+    pub fn open(&self, pool_id: &PoolId, epoch: Epoch, sealed: &SealedKey) -> Result<TfoKey, DoesNotOpen> {
+        self.all().find_map(|key| key.open(pool_id, epoch, sealed).ok()).ok_or(DoesNotOpen)
+    }
 }
 
 impl fmt::Debug for KeyEncryptionKey {
@@ -94,7 +183,13 @@ impl KeyEncryptionKey {
             return Err(BadKeyEncryptionKey::Repeated);
         }
         let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| length)?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        Ok(Self { key: LessSafeKey::new(key), id: KekId::of(bytes) })
+    }
+
+    /// Its public name.
+    #[must_use]
+    pub fn id(&self) -> &KekId {
+        &self.id
     }
 
     /// Seals a key as the key of this pool and epoch.
@@ -236,6 +331,24 @@ mod tests {
         let check = kek(1).seal_check(&[7; 16]).unwrap();
         assert!(kek(1).opens_check(&[7; 16], &check));
         assert!(!kek(2).opens_check(&[7; 16], &check) && !kek(1).opens_check(&[8; 16], &check));
+    }
+
+    #[test]
+    fn two_keys_open_what_either_sealed_and_their_names_reveal_nothing() {
+        let (key, one) = (fresh_key().unwrap(), Epoch::FIRST);
+        let both = KeyEncryptionKeys::new(kek(1), Some(kek(2)));
+        for seed in [1, 2] {
+            let sealed = kek(seed).seal(&pool("a"), one, &key).unwrap();
+            assert!(both.open(&pool("a"), one, &sealed).unwrap().same_as(&key));
+            let check = kek(seed).seal_check(&[7; 16]).unwrap();
+            assert_eq!(both.of_check(&[7; 16], &check).unwrap().id(), kek(seed).id());
+        }
+        let sealed = kek(3).seal(&pool("a"), one, &key).unwrap();
+        assert_eq!(both.open(&pool("a"), one, &sealed).err(), Some(DoesNotOpen));
+        assert!(KeyEncryptionKeys::new(kek(1), Some(kek(1))).next().is_none());
+        // Persisted: coordinators compare them.
+        assert_eq!((kek(1).id().as_str().len(), kek(1).id() == kek(2).id()), (16, false));
+        assert_eq!(kek(1).id(), kek(1).id());
     }
 
     #[test]

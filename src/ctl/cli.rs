@@ -29,7 +29,7 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Look at the fleet", &["check", "pools", "nodes", "watch", "console", "audit", "contexts"]),
+    ("Look at the fleet", &["check", "pools", "nodes", "watch", "console", "audit", "coordinators", "contexts"]),
     (
         "Change it",
         &[
@@ -76,7 +76,7 @@ fn template(command: &clap::Command) -> String {
         text += &format!("\n{group}:\n");
         for name in names {
             let about = command.find_subcommand(name).and_then(clap::Command::get_about);
-            text += &format!("  {name:<11}  {}\n", about.map(ToString::to_string).unwrap_or_default());
+            text += &format!("  {name:<12}  {}\n", about.map(ToString::to_string).unwrap_or_default());
         }
     }
     text + "\n`tfoctl help COMMAND` says more.\n\nOptions:\n{options}{after-help}"
@@ -124,6 +124,8 @@ enum Command {
     Watch(fleet::WatchArgs),
     /// The coordinator's pages in a browser of this host, with buttons, under your certificate
     Console(fleet::ConsoleArgs),
+    /// Show the coordinators of a pool: which beat, how many nodes each has; `forget` one that is gone
+    Coordinators(fleet::CoordinatorsArgs),
     /// List the contexts of the configuration, one for each fleet
     Contexts(fleet::ConnectArgs),
     /// Tokens with which nodes enrol: `tfo-agent join`
@@ -190,6 +192,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
         Command::Console(own) => fleet::console(own, format),
+        Command::Coordinators(own) => fleet::coordinators(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),
         Command::Token(own) => fleet::token(own, format),
         Command::Renew(own) => fleet::renew(own, format),

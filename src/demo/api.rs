@@ -13,7 +13,9 @@ use tfo_host::runtime::clock;
 use tfo_host::secret::SecretPath;
 use tfo_model::count::Revision;
 use tfo_tls::client::client_config;
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Call, Client, ClientError};
+use tfo_wire::v1::coordinators::Coordinators;
 use tfo_wire::v1::fleet::{Audit, PoolStatus};
 
 /// Timeout for an answer; everything is on this machine.
@@ -64,6 +66,11 @@ impl Api {
     /// The current state of the pool.
     pub fn pool(&self) -> Result<Result<PoolStatus, ClientError>, DemoError> {
         self.ask(&Method::GET, "", None::<&()>)
+    }
+
+    /// The coordinators of the pool.
+    pub fn coordinators(&self) -> Result<Result<Coordinators, ClientError>, DemoError> {
+        self.ask(&Method::GET, "/coordinators", None::<&()>)
     }
 
     /// The commits after a revision.

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Rotations to do, 1 to 1000.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) rotations: u16,
+    /// Coordinators, 1 to 5; more than one share an etcd, which must be installed, and one of them is killed in mid-rotation.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), conflicts_with = "naive")]
+    pub(super) coordinators: u8,
     /// Source of the agents' keys.
     #[arg(long, value_enum, default_value_t = Source::Coordinator)]
     pub(super) source: Source,
@@ -62,6 +65,9 @@ impl Args {
     /// The same arguments for the process inside the namespaces.
     pub(super) fn to_words(&self) -> Vec<OsString> {
         let mut words = vec![format!("--nodes={}", self.nodes), format!("--rotations={}", self.rotations)];
+        if self.coordinators > 1 {
+            words.push(format!("--coordinators={}", self.coordinators));
+        }
         words.push(format!("--source={}", self.source.to_possible_value().expect("none is skipped").get_name()));
         if self.format == Format::Json {
             words.push("--format=json".to_owned());
@@ -96,8 +102,19 @@ mod tests {
         let (keep, naive, replace_only, page) = (false, false, false, false);
         let (source, format) = (Source::Coordinator, Format::Text);
         let (page_at, compare) = (None, None);
-        let expected =
-            Args { nodes: 8, rotations: 3, source, format, keep, naive, page, page_at, replace_only, compare };
+        let expected = Args {
+            nodes: 8,
+            rotations: 3,
+            coordinators: 1,
+            source,
+            format,
+            keep,
+            naive,
+            page,
+            page_at,
+            replace_only,
+            compare,
+        };
         assert_eq!(args, expected);
     }
 
@@ -106,6 +123,7 @@ mod tests {
         for words in [
             &["--nodes", "5", "--rotations", "7", "--keep"][..],
             &["--source", "derive"],
+            &["--coordinators", "3"],
             &["--page", "--page-at", "http://127.0.0.1:1/"],
             &["--format", "json"],
             &["--naive", "--replace-only"],
@@ -119,12 +137,14 @@ mod tests {
 
     #[test]
     fn values_out_of_range_and_sources_that_are_not_there_are_refused() {
-        let refused: [&[&str]; 6] = [
+        let refused: [&[&str]; 8] = [
             &["--nodes", "1"],
             &["--nodes", "65"],
             &["--rotations", "0"],
             &["--source", "random"],
             &["--naive", "--page"],
+            &["--naive", "--coordinators", "3"],
+            &["--coordinators", "6"],
             &["extra"],
         ];
         for words in refused {

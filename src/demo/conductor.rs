@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{self, Coordinator};
 use super::error::DemoError;
 use super::node::Supplies;
 use super::program::Kit;
+use tfo_cli::plain::count_of_nodes;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::node::Expected;
 use tfo_model::state::Phase;
 use tfo_wire::client::ClientError;
+use tfo_wire::v1::coordinators::CoordinatorStatus;
 use tfo_wire::v1::fleet::{AuditLine, Command, Done, PoolStatus, RotationMode, RotationRequest};
 
 /// Pause between two rotations, so that their phases can be read.  Longer than the fleet's tail, so that no rotation is cut off.
@@ -31,13 +33,39 @@ pub(super) struct Conductor {
     refused: Option<String>,
     /// When the pool came to rest.
     rest: Option<Instant>,
+    /// None: there is one coordinator.
+    crew: Option<Crew>,
+}
+
+/// Several coordinators, the last of which is killed once.
+struct Crew {
+    /// The last one.
+    victim: usize,
+    fate: Fate,
+    /// Who has how many nodes, as last seen.
+    shown: String,
+    /// What has happened since the last view.
+    events: Vec<String>,
+}
+
+/// What has become of one coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It waits for the middle of a rotation.
+    Untouched,
+    Killed,
+    /// It was started again.
+    Back,
 }
 
 impl Conductor {
-    pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
-        let coordinator = Coordinator::start(&Kit::own(), namespace, nodes)?;
+    pub(super) fn start(namespace: Namespace, nodes: u8, coordinators: u8) -> Result<Self, DemoError> {
+        let coordinator = Coordinator::start_several(&Kit::own(), namespace, nodes, coordinators)?;
         let seen = Revision::new(0);
-        Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, refused: None, rest: None })
+        let victim = usize::from(coordinators) - 1;
+        let crew = Crew { victim, fate: Fate::Untouched, shown: String::new(), events: Vec::new() };
+        let crew = (coordinators > 1).then_some(crew);
+        Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, refused: None, rest: None, crew })
     }
 
     pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
@@ -56,10 +84,48 @@ impl Conductor {
         Ok(audit.entries)
     }
 
+    /// Who has how many nodes; none with one coordinator.
+    pub(super) fn crew(&self) -> Option<&str> {
+        self.crew.as_ref().map(|crew| crew.shown.as_str())
+    }
+
+    /// What has happened to coordinators since the last call.
+    pub(super) fn events(&mut self) -> Vec<String> {
+        self.crew.as_mut().map(|crew| std::mem::take(&mut crew.events)).unwrap_or_default()
+    }
+
+    /// Kills one of several coordinators in the middle of the first rotation, and starts it again after that.
+    fn tend(&mut self, pool: &PoolStatus) -> Result<(), DemoError> {
+        let Some(crew) = &mut self.crew else { return Ok(()) };
+        let name = coordinator::name(crew.victim);
+        match (crew.fate, pool.phase) {
+            (Fate::Untouched, Phase::Promoted) => {
+                self.coordinator.kill_one(crew.victim)?;
+                crew.fate = Fate::Killed;
+                crew.events.push(format!("coordinator {name} is killed in the middle of the rotation"));
+            }
+            (Fate::Killed, Phase::Steady) => {
+                self.coordinator.run_one(crew.victim)?;
+                crew.fate = Fate::Back;
+                crew.events.push(format!("the rotation has ended without {name}, which starts again"));
+            }
+            _ => {}
+        }
+        if let Some(all) = answered(self.coordinator.api.coordinators()?)? {
+            let one = |one: CoordinatorStatus| {
+                let is_dead = crew.fate == Fate::Killed && one.name.as_str() == name;
+                format!("{} {}", one.name, if is_dead { "killed".to_owned() } else { count_of_nodes(one.nodes) })
+            };
+            crew.shown = all.coordinators.into_iter().map(one).collect::<Vec<_>>().join(", ");
+        }
+        Ok(())
+    }
+
     /// Reads the pool, and gives the command that is due.
     pub(super) fn act(&mut self) -> Result<(), DemoError> {
         self.coordinator.must_run()?;
         let Some(pool) = answered(self.coordinator.api.pool()?)? else { return Ok(()) };
+        self.tend(&pool)?;
         let everywhere = pool.required >= self.nodes && pool.converged == pool.required;
         let at_rest = pool.phase == Phase::Steady && pool.hold.is_none();
         if pool.phase == Phase::Empty && pool.required >= self.nodes {
@@ -91,7 +157,7 @@ impl Conductor {
         self.refused.as_deref()
     }
 
-    /// Ends the coordinator with SIGTERM.
+    /// Ends the coordinators with SIGTERM.
     pub(super) fn end(&mut self) -> Result<(), DemoError> {
         self.coordinator.end()
     }

@@ -1,6 +1,6 @@
-//! The coordinator of the demo: its files, its process, its certificates.
+//! The coordinators of the demo: their files, their processes, their certificates.  One with a file, or several with an etcd.
 //!
-//! The coordinator runs in the management namespace.  Every node reaches that over a link separate from the clients' one.
+//! They run in the management namespace.  Every node reaches that over a link separate from the clients' one.
 
 use std::fs::DirBuilder;
 use std::net::Ipv4Addr;
@@ -14,6 +14,7 @@ use super::COORDINATOR_NAME;
 use super::api::Api;
 use super::authority::{Authority, Identity, Subject};
 use super::error::DemoError;
+use super::etcd;
 use super::node::{File, Supplies};
 use super::program::{Kit, Launch, Program};
 use tfo_crypto::random;
@@ -47,7 +48,9 @@ pub struct Coordinator {
     executable: PathBuf,
     authority: Authority,
     /// None: it was killed.
-    program: Option<Program>,
+    programs: Vec<Option<Program>>,
+    /// None: there is one coordinator, which has a file.
+    etcd: Option<Program>,
     /// The operator's connection.
     pub api: Api,
 }
@@ -55,6 +58,11 @@ pub struct Coordinator {
 impl Coordinator {
     /// Writes its files and starts it.
     pub fn start(kit: &Kit, namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
+        Self::start_several(kit, namespace, nodes, 1)
+    }
+
+    /// The same for so many, which share an etcd.
+    pub fn start_several(kit: &Kit, namespace: Namespace, nodes: u8, count: u8) -> Result<Self, DemoError> {
         let directory = kit.directory.join("coordinator");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(DemoError::step(format!("make {}", directory.display())))?;
@@ -70,53 +78,83 @@ impl Coordinator {
         let mut seal = Zeroizing::new([0; SEAL_BYTES]);
         random::fill(&mut *seal)?;
         write("kek", &*seal, 0o400)?;
-        write("coordinator.toml", config_toml(&directory, nodes).as_bytes(), 0o644)?;
-        let api = Api::new(namespace.clone(), &directory, &url(), POOL)?;
-        let executable = kit.coordinator.clone();
-        let mut coordinator = Self { namespace, directory, executable, authority, program: None, api };
-        coordinator.run()?;
+        let api = Api::new(namespace.clone(), &directory, &url(0), POOL)?;
+        let (executable, programs, etcd) = (kit.coordinator.clone(), Vec::new(), None);
+        let mut coordinator = Self { namespace, directory, executable, authority, programs, etcd, api };
+        coordinator.equip(nodes, count)?;
+        (0..usize::from(count)).try_for_each(|number| coordinator.run_one(number))?;
         Ok(coordinator)
+    }
+
+    /// Writes the configurations of so many, none of which runs, and starts the etcd that several need.
+    pub fn equip(&mut self, nodes: u8, count: u8) -> Result<(), DemoError> {
+        let store = if count > 1 { Store::Etcd } else { Store::File };
+        for number in 0..usize::from(count) {
+            let text = config_toml(&self.directory, nodes, (number, store));
+            replace(&self.directory.join(config_name(number)), text.as_bytes(), 0o644, Durability::Volatile)?;
+        }
+        if count > 1 {
+            self.etcd = Some(etcd::start(&self.namespace, &self.directory)?);
+        }
+        self.programs = (0..count).map(|_| None).collect();
+        Ok(())
     }
 
     /// Starts the coordinator, for the first time or again.
     pub fn run(&mut self) -> Result<(), DemoError> {
+        self.run_one(0)
+    }
+
+    /// The same for one of several.
+    pub fn run_one(&mut self, number: usize) -> Result<(), DemoError> {
         let launch = Launch {
-            who: "the coordinator".to_owned(),
+            who: if self.etcd.is_some() {
+                format!("coordinator {}", name(number))
+            } else {
+                "the coordinator".to_owned()
+            },
             executable: &self.executable,
             name: COORDINATOR_NAME,
             command: "serve",
-            config: &self.directory.join("coordinator.toml"),
-            log: self.directory.join("log"),
+            config: &self.directory.join(config_name(number)),
+            log: self.directory.join(if number == 0 { "log".to_owned() } else { format!("log{number}") }),
         };
-        self.program = Some(Program::start(&self.namespace, launch)?);
+        self.programs[number] = Some(Program::start(&self.namespace, launch)?);
         Ok(())
     }
 
-    /// Fails if the coordinator has ended by itself.
+    /// Fails if a coordinator, or their store, has ended by itself.
     pub fn must_run(&mut self) -> Result<(), DemoError> {
-        self.program.as_mut().map_or(Ok(()), Program::must_run)
+        self.programs.iter_mut().flatten().chain(&mut self.etcd).try_for_each(Program::must_run)
     }
 
     /// Kills the coordinator with SIGKILL.
     pub fn kill(&mut self) -> Result<(), DemoError> {
-        self.program.take().map_or(Ok(()), Program::kill)
+        self.kill_one(0)
     }
 
-    /// Ends the coordinator with SIGTERM.
+    /// The same for one of several.
+    pub fn kill_one(&mut self, number: usize) -> Result<(), DemoError> {
+        self.programs[number].take().map_or(Ok(()), Program::kill)
+    }
+
+    /// Ends all coordinators with SIGTERM, and then their store.
     pub fn end(&mut self) -> Result<(), DemoError> {
-        let Some(program) = self.program.take() else { return Ok(()) };
-        program.signal(Signal::TERM);
-        program.wait_for_end()
+        let programs: Vec<Program> = self.programs.iter_mut().filter_map(Option::take).collect();
+        programs.iter().for_each(|program| program.signal(Signal::TERM));
+        programs.into_iter().try_for_each(Program::wait_for_end)?;
+        self.etcd.take().map_or(Ok(()), Program::kill)
     }
 
     /// The source of a node's agent.
     pub fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
         let Identity { cert, key } = self.authority.issue(&Subject::Client(node))?;
-        let (directory, url) = (directory.display(), url());
+        let directory = directory.display();
+        let urls: Vec<String> = (0..self.programs.len()).map(url).collect();
         let file = |name, text: &str| File { name, content: Zeroizing::new(text.as_bytes().to_vec()) };
         Ok(Supplies {
             source_toml: format!(
-                "[source]\nkind = \"coordinator\"\nurls = [\"{url}\"]\npool = \"{POOL}\"\nca = \"{directory}/ca.crt\"\n\
+                "[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"{POOL}\"\nca = \"{directory}/ca.crt\"\n\
                  cert = \"{directory}/node.crt\"\nkey = \"{directory}/node.key\"\n{CADENCE}"
             ),
             files: vec![file("ca.crt", &self.authority.pem), file("node.crt", &cert), file("node.key", &key)],
@@ -124,17 +162,42 @@ impl Coordinator {
     }
 }
 
-fn url() -> String {
-    format!("https://{ADDRESS}:9443")
+/// Where pools are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Store {
+    File,
+    Etcd,
 }
 
-fn config_toml(directory: &Path, nodes: u8) -> String {
-    let (directory, port) = (directory.display(), PAGE.1);
+/// The name of one of several coordinators in their store.
+pub(super) fn name(number: usize) -> String {
+    format!("tfo{}", number + 1)
+}
+
+fn config_name(number: usize) -> String {
+    if number == 0 { "coordinator.toml".to_owned() } else { format!("coordinator{number}.toml") }
+}
+
+fn url(number: usize) -> String {
+    format!("https://{ADDRESS}:{}", 9_443 + number)
+}
+
+fn config_toml(directory: &Path, nodes: u8, (number, store): (usize, Store)) -> String {
+    let directory = directory.display();
+    let (listen, page) = (9_443 + number, if number == 0 { PAGE.1.into() } else { 9_500 + number });
+    let store = match store {
+        Store::File => format!("path = \"{directory}/state.db\"\n"),
+        Store::Etcd => format!(
+            "kind = \"etcd\"\nurls = [{:?}]\nca = \"{directory}/ca.crt\"\nname = {:?}\nname_lock = \"{directory}/name{number}.lock\"\n",
+            etcd::url(),
+            name(number)
+        ),
+    };
     format!(
-        "[api]\nlisten = \"{ADDRESS}:9443\"\ncert = \"{directory}/server.crt\"\nkey = \"{directory}/server.key\"\n\
-         client_ca = \"{directory}/ca.crt\"\n[store]\npath = \"{directory}/state.db\"\n\
+        "[api]\nlisten = \"{ADDRESS}:{listen}\"\ncert = \"{directory}/server.crt\"\nkey = \"{directory}/server.key\"\n\
+         client_ca = \"{directory}/ca.crt\"\n[store]\n{store}\
          key_encryption_key = \"{directory}/kek\"\n[access]\noperators = [\"{OPERATOR}\"]\n\
-         [observe]\nlisten = \"{ADDRESS}:{port}\"\n\
+         [observe]\nlisten = \"{ADDRESS}:{page}\"\n\
          [pools.{POOL}]\nnodes = [\"node*\"]\nexpected_nodes = {nodes}\n{POLICY}"
     )
 }

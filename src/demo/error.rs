@@ -29,6 +29,9 @@ pub enum DemoError {
     /// The `ip` command is missing.
     #[error("the ip command is not installed")]
     NoIp,
+    /// The `etcd` program is missing.
+    #[error("several coordinators share an etcd, and etcd is not installed")]
+    NoEtcd,
     /// The kernel does not support IPv6.
     #[error("this kernel has no IPv6")]
     NoIpv6,
@@ -97,6 +100,7 @@ impl DemoError {
                  needs --privileged; or run it as root",
             ),
             Self::NoIpv6 => Some("the demo shows v4 and v6: load the ipv6 module, or boot without ipv6.disable=1"),
+            Self::NoEtcd => Some("install it: apt-get install etcd-server; or leave out --coordinators"),
             Self::NoIp => Some("install iproute2: apt-get install iproute2"),
             _ => None,
         }

@@ -33,8 +33,8 @@ use tfo_wire::status::Status;
 
 /// Interval between two looks at the nodes: shorter than every phase, and cheap.
 const TICK: Duration = Duration::from_millis(200);
-/// Longest time until all agents hold keys.
-const UP_SECS_MAX: u64 = 20;
+/// Longest time until all agents hold keys; coordinators on an etcd begin by making their pool there.
+const UP_SECS_MAX: u64 = 30;
 /// How long the clients continue after the last rotation: by then each has connected many times with its earlier cookies.
 const TAIL: Duration = Duration::from_secs(2);
 /// A rotation this early does not count: some clients do not have a cookie to lose yet.
@@ -119,7 +119,11 @@ impl Fleet {
         screen.step("building the network").map_err(tell_failed)?;
         let network = Network::make(args.nodes)?;
         if args.source == Source::Coordinator {
-            screen.step("starting the coordinator").map_err(tell_failed)?;
+            let text = match args.coordinators {
+                1 => "starting the coordinator".to_owned(),
+                count => format!("starting etcd and {count} coordinators"),
+            };
+            screen.step(&text).map_err(tell_failed)?;
         }
         let mut operator = Operator::new(args, &network)?;
         screen.step("starting an agent in every node").map_err(tell_failed)?;
@@ -186,7 +190,10 @@ impl Fleet {
                 last_rotation = clock::monotonic();
             }
             let news = self.operator.conductor().map_or_else(|| Ok(Vec::new()), Conductor::news)?;
+            let events = self.operator.conductor().map(Conductor::events).unwrap_or_default();
             let view = View {
+                events: &events,
+                crew: self.operator.conductor().and_then(|conductor| conductor.crew().map(str::to_owned)),
                 elapsed,
                 now: clock::now(),
                 statuses: &statuses,

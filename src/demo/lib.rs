@@ -9,6 +9,8 @@
 //! * `tfo-agent`: the same program as on real nodes, once in every node's network namespace.
 //! * `tfo-coordinator`: the real program too, in a network namespace that only the nodes and the demo's operator reach.
 //!
+//! With `--coordinators` there are several of the latter, on an `etcd` of the host, which is the one other program.
+//!
 //! With `--naive` there are two fleets, one after the other, each in namespaces of its own: `naive` changes keys as a script would.
 //!
 //! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
@@ -20,6 +22,7 @@ pub mod client;
 mod conductor;
 pub mod coordinator;
 pub mod error;
+mod etcd;
 mod fleet;
 pub mod judge;
 mod naive;
@@ -84,9 +87,10 @@ pub fn main_with(
         Ok(args) => args,
         Err(outcome) => return outcome.into(),
     };
-    if args.page && args.source == Source::Derive {
-        let message = "--page shows a coordinator's page, and derived keys have no coordinator";
-        let failure = Failure::new(Outcome::Config, Problem::error("usage", message, "leave out --page, or --source"));
+    if (args.page || args.coordinators > 1) && args.source == Source::Derive {
+        let message = "derived keys have no coordinator: there is no --page to show, and there are no --coordinators";
+        let remedy = "leave out --source, or the others";
+        let failure = Failure::new(Outcome::Config, Problem::error("usage", message, remedy));
         // If stderr is closed, the exit code remains.
         drop(failure.show(Format::of(&arguments)));
         return failure.outcome.into();

@@ -349,9 +349,14 @@ fn set(sysctls: &[(&str, &str)]) -> Result<(), DemoError> {
 
 /// The `ip` command.
 pub fn find_ip() -> Result<PathBuf, DemoError> {
+    find_program("ip").ok_or(DemoError::NoIp)
+}
+
+/// A program of the host.
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(IP_DIRS.iter().map(PathBuf::from));
-    dirs.map(|dir| dir.join("ip")).find(|ip| ip.is_file()).ok_or(DemoError::NoIp)
+    dirs.map(|dir| dir.join(name)).find(|program| program.is_file())
 }
 
 /// Runs a batch in the calling thread's namespace.

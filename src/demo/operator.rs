@@ -42,7 +42,7 @@ impl Operator {
         match args.source {
             _ if args.replace_only => Ok(Self::Naive(Naive::new()?)),
             Source::Coordinator => {
-                let conductor = Conductor::start(network.management.clone(), args.nodes)?;
+                let conductor = Conductor::start(network.management.clone(), args.nodes, args.coordinators)?;
                 Ok(Self::Conductor(Box::new(conductor)))
             }
             Source::Derive => {
@@ -57,6 +57,7 @@ impl Operator {
     pub(super) fn source(args: &Args) -> &'static str {
         match args.source {
             _ if args.replace_only => "naive (one key, replaced everywhere at once)",
+            Source::Coordinator if args.coordinators > 1 => "coordinators on an etcd",
             Source::Coordinator => "coordinator",
             Source::Derive => "derive",
         }

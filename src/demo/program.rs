@@ -64,11 +64,20 @@ impl Program {
     /// Starts the program in a network namespace, with an empty environment.
     pub fn start(namespace: &Namespace, launch: Launch<'_>) -> Result<Self, DemoError> {
         let Launch { who, executable, name, command, config, log } = launch;
+        let mut program = Command::new(executable);
+        program.arg0(name).args([command, "--config"]).arg(config);
+        Self::start_other(namespace, (who, log), program)
+    }
+
+    /// The same with a program that is not ours: its name for messages, its log, and what starts it.
+    pub fn start_other(
+        namespace: &Namespace,
+        (who, log): (String, PathBuf),
+        mut program: Command,
+    ) -> Result<Self, DemoError> {
         let start = || -> std::io::Result<Child> {
             let output = File::options().create(true).append(true).open(&log)?;
-            let mut program = Command::new(executable);
-            program.arg0(name).args([command, "--config"]).arg(config).env_clear();
-            program.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
+            program.env_clear().stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
         };
         let child = namespace.within(start)?.map_err(DemoError::step(format!("start {who}")))?;
         Ok(Self { who, log, child })

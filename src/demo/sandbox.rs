@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::args::Args;
 use super::error::DemoError;
 use super::page::Page;
-use super::{FLEET_NAME, NAIVE_NUMBERS, OWN_EXECUTABLE, network};
+use super::{FLEET_NAME, NAIVE_NUMBERS, OWN_EXECUTABLE, etcd, network};
 use tfo_cli::report::Format;
 use tfo_host::runtime::sys;
 
@@ -27,10 +27,15 @@ use tfo_host::runtime::sys;
 const RUN_DIR: &str = "/run";
 /// Mount options.  The size is ample for the logs and files of 64 nodes, and bounds the memory that a bug could use.
 const RUN_DIR_OPTIONS: &std::ffi::CStr = c"mode=0755,size=64m";
+/// The same with room for an etcd, which sets 64 MiB aside for each of two files of its log.
+const RUN_DIR_OPTIONS_ETCD: &std::ffi::CStr = c"mode=0755,size=256m";
 
 /// Runs the fleet inside and returns its exit code.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     network::find_ip()?;
+    if args.coordinators > 1 {
+        etcd::find()?;
+    }
     // In the host's network, which this process leaves.
     let page = if args.page { Some(Page::listen()?) } else { None };
     let page_at = page.as_ref().map(Page::address).transpose()?;
@@ -40,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     }
     let args = &Args { page_at, ..args.clone() };
     // Before starting any thread: a process with several threads cannot enter a new user namespace (unshare(2)).
-    enter_namespaces()?;
+    enter_namespaces(args)?;
     if let Some(page) = page {
         page.serve();
     }
@@ -48,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     runtime.map_err(DemoError::step("wait for signals"))?.block_on(supervise(args))
 }
 
-fn enter_namespaces() -> Result<(), DemoError> {
+fn enter_namespaces(args: &Args) -> Result<(), DemoError> {
     let wanted = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let made = if uid.is_root() { sys::unshare(wanted) } else { Err(Errno::PERM) };
@@ -63,17 +68,18 @@ fn enter_namespaces() -> Result<(), DemoError> {
         }
         other => other.map_err(|error| DemoError::Namespaces(error.into()))?,
     }
-    mount_own_run().map_err(|error| DemoError::Namespaces(error.into()))
+    mount_own_run(args).map_err(|error| DemoError::Namespaces(error.into()))
 }
 
 fn map_to_root(path: &str, id: u32) -> Result<(), DemoError> {
     std::fs::write(path, format!("0 {id} 1")).map_err(DemoError::Namespaces)
 }
 
-fn mount_own_run() -> Result<(), Errno> {
+fn mount_own_run(args: &Args) -> Result<(), Errno> {
     // First stop mounts from propagating to the host's mount namespace.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    rustix::mount::mount("tmpfs", RUN_DIR, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, RUN_DIR_OPTIONS)
+    let options = if args.coordinators > 1 { RUN_DIR_OPTIONS_ETCD } else { RUN_DIR_OPTIONS };
+    rustix::mount::mount("tmpfs", RUN_DIR, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options)
 }
 
 /// Where a fleet starts.
@@ -152,13 +158,15 @@ type Ended = oneshot::Receiver<io::Result<ExitStatus>>;
 /// Uses a thread of its own: after that unshare, a thread cannot start another one (`clone(2)`, EINVAL).  `PR_SET_PDEATHSIG` fires when
 /// the thread that started the process ends, so this thread lives as long as the program.
 fn launch(args: &Args, place: Place) -> Result<(Option<ChildStdin>, Ended), DemoError> {
-    let words = args.to_words();
+    let (words, args) = (args.to_words(), args.clone());
     let (started, starting) = mpsc::channel();
     let (tell_end, ended) = oneshot::channel();
     std::thread::spawn(move || {
         let fresh = match place {
             Place::Here => Ok(()),
-            Place::Fresh => sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).and_then(|()| mount_own_run()),
+            Place::Fresh => {
+                sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).and_then(|()| mount_own_run(&args))
+            }
         };
         let made = fresh.and_then(|()| sys::unshare(UnshareFlags::NEWPID));
         let child = made.map_err(io::Error::from).and_then(|()| {

@@ -55,6 +55,10 @@ pub(super) struct View<'a> {
     pub(super) pool: Option<&'a PoolStatus>,
     /// Commits of the coordinator since the last view.
     pub(super) news: &'a [AuditLine],
+    /// What has happened to coordinators since the last view.
+    pub(super) events: &'a [String],
+    /// Which of several coordinators has how many nodes.
+    pub(super) crew: Option<String>,
 }
 
 /// The output: a screen or lines.
@@ -110,6 +114,9 @@ impl Screen {
         }
         if self.last_line.is_none() {
             write!(io::stdout(), "{}\n{LEGEND}", self.headline())?;
+        }
+        for event in view.events {
+            writeln!(io::stdout(), "{:6.1} s  {event}", view.elapsed.as_secs_f64())?;
         }
         for entry in view.news {
             writeln!(io::stdout(), "{:6.1} s  {}", view.elapsed.as_secs_f64(), news_line(entry))?;
@@ -170,6 +177,9 @@ impl Screen {
                 line("verdict", format!("{}: {}", pool.verdict.severity, pool.verdict.sentence));
                 line("pool", pool_line(pool));
                 line("waits for", waits_line(pool));
+                if let Some(crew) = &view.crew {
+                    line("driven by", crew.clone());
+                }
             }
             None => line("phase", format!("{}{}", phases(view.statuses), countdown(view))),
         }
@@ -365,12 +375,13 @@ mod tests {
             contact: None,
             error: None,
             namespaces: Vec::new(),
+            landlock: None,
         }
     }
 
     fn view<'a>(statuses: &'a [Status], counters: &'a [TfoCounters], totals: Totals) -> View<'a> {
         let (elapsed, now) = (Duration::from_millis(12_300), UnixTime::from_secs(100));
-        View { elapsed, now, statuses, counters, totals, rotations: 1, pool: None, news: &[] }
+        View { elapsed, now, statuses, counters, totals, rotations: 1, pool: None, news: &[], events: &[], crew: None }
     }
 
     fn pool() -> PoolStatus {

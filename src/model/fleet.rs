@@ -77,6 +77,8 @@ named_enum! {
         Deaf = "deaf",
         /// All nodes have their keys from elsewhere.
         OnlyReports = "only_reports",
+        /// Nodes say that their certificates end and were not renewed.
+        CertificateEnds = "certificate_ends",
     }
 }
 
@@ -235,6 +237,8 @@ named_enum! {
         CertificatesRevoked = "certificates_revoked",
         /// Attempts to get a certificate were refused.
         Refused = "refused",
+        /// A node showed a certificate that was not recorded: it was issued after a backup that was restored, or by hand.
+        Met = "met",
         /// Tokens and certificates came from a backup.
         Restored = "restored",
     }

@@ -3,13 +3,17 @@
 //! Nothing here reads a clock, a file, a socket, the environment or randomness, and nothing logs.
 //! The manifest names no crate that could.
 
+pub mod caveat;
 pub mod cookie;
 pub mod count;
+pub mod digest;
 pub mod fleet;
 pub mod ids;
+pub mod kernel;
 pub mod key;
 pub mod key_text;
 pub mod named;
+pub mod namespace_place;
 pub mod node;
 pub mod pattern;
 pub mod problem;

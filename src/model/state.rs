@@ -23,6 +23,20 @@ crate::named_enum! {
     }
 }
 
+crate::named_enum! {
+    /// How far an agent has confined itself (Landlock).  Wire v1: the names.
+    pub enum Confinement {
+        /// As far as it asks for.
+        Full = "full",
+        /// As far as an older kernel can.
+        Partial = "partial",
+        /// This kernel has no Landlock, or may not be asked.
+        None = "none",
+        /// Not wanted: by the configuration, or because of `on_detached`.
+        Off = "off",
+    }
+}
+
 /// Whether a kernel has a backup slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackupSlot {

@@ -16,6 +16,9 @@ const RETRY_FRACTION: u64 = 24;
 /// Shortest and longest of these waits.
 const RETRY_SECS: (u64, u64) = (1, 3_600);
 
+/// Longest time before its end for which the end of a certificate that something else renews is told.
+const ENDS_SECS_MAX: u64 = 7 * 86_400;
+
 /// From when until when a certificate is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
@@ -53,6 +56,12 @@ impl Life {
         self.from.plus(self.until.secs_since(self.from) / 3 * 2)
     }
 
+    /// From when on the end of a certificate that something else renews is told: its last quarter, at most a week.
+    #[must_use]
+    pub fn ends_from(self) -> UnixTime {
+        self.until.minus((self.until.secs_since(self.from) / 4).min(ENDS_SECS_MAX))
+    }
+
     /// How long to wait after a failure at `now`.
     #[must_use]
     pub fn retry_after(self, now: UnixTime, share: u32) -> Duration {
@@ -87,6 +96,14 @@ mod tests {
         assert_eq!(Life::of(START, START).renew_at(u32::MAX), START);
         let long = Life::of(UnixTime::from_secs(0), UnixTime::MAX);
         assert!(long.renew_at(u32::MAX) < long.overdue_from());
+    }
+
+    #[test]
+    fn an_end_that_others_prevent_is_told_a_week_before_or_a_quarter() {
+        let left = |days| issued(START, days).ends_from();
+        assert_eq!(left(90), START.plus(83 * DAY));
+        assert_eq!(left(4), START.plus(3 * DAY));
+        assert_eq!(Life::of(START, START).ends_from(), START);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::authority::AuthorityError;
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::TokenId;
-use tfo_wire::client::BaseUrl;
+use tfo_wire::base_url::BaseUrl;
 use tfo_wire::v1::enrol::TokenText;
 
 /// Version and kind, at the start: secret scanners and people know it by that.

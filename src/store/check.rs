@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use super::error::{CommitError, Refusal};
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::document::{Document, KeyRing, Proposal};
+use tfo_engine::rollout::history::Written;
 use tfo_engine::rollout::parts::{Stamp, Writer};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
@@ -54,10 +55,11 @@ pub(super) fn plan<'a>(stored: &Document, proposal: &Proposal, keys: &'a KeyRing
 pub(super) fn plan_first<'a>(
     document: &Document,
     keys: &'a KeyRing,
-    audit: &[AuditEntry],
+    audit: &[Written],
 ) -> Result<KeyPlan<'a>, Refusal> {
-    let rising = audit.windows(2).all(|pair| pair[0].revision < pair[1].revision);
-    if !rising || audit.last().is_some_and(|last| last.revision > document.revision) {
+    let revision = |written: &Written| written.link().entry.revision;
+    let rising = audit.windows(2).all(|pair| revision(&pair[0]) < revision(&pair[1]));
+    if !rising || audit.last().is_some_and(|last| revision(last) > document.revision) {
         return Err(Refusal::Audit);
     }
     plan_keys(&BTreeSet::new(), document, keys)

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::chain::ChainPart;
 use super::error::{CommitError, StoreError};
+use tfo_crypto::seal::{KekId, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::history::Written;
 use tfo_engine::rollout::parts::{PoolContent, Writer, Writes};
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, PoolName};
@@ -17,14 +20,6 @@ pub struct Head {
     pub part_writes: u64,
     /// Tells one history from another that has come as far; 0 in a store that cannot go back under a running process.
     pub mark: u64,
-}
-
-impl Head {
-    /// Whether nothing but one write of parts leads from the other position to this one.
-    #[must_use]
-    pub fn is_one_write_after(self, before: Self) -> bool {
-        (self.revision, self.part_writes) == (before.revision, before.part_writes + 1)
-    }
 }
 
 /// How far a copy has read, in a store that finds what was written since by that.  Opaque.
@@ -60,8 +55,8 @@ pub struct PoolImage<'a> {
     pub content: &'a PoolContent,
     /// The bytes of the keys that the document holds; others are not stored.
     pub keys: &'a KeyRing,
-    /// The audit log, oldest first; at most the latest [`AUDIT_KEPT`](crate::AUDIT_KEPT) are stored.
-    pub audit: &'a [AuditEntry],
+    /// The audit log as it was written, oldest first; at most the latest [`AUDIT_KEPT`](crate::AUDIT_KEPT) are stored.
+    pub audit: &'a [Written],
 }
 
 /// What [`Store::follow`] found.
@@ -73,6 +68,17 @@ pub enum News {
     Followed,
     /// The copy was behind, and was read again.
     ReadAgain,
+}
+
+/// What a rekey has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// Pools whose keys are sealed with the next key-encryption key now.
+    pub pools: usize,
+    /// How many keys that were, this time.
+    pub keys: usize,
+    /// Whether copies that the key before opens are gone from the medium.
+    pub erasure: Erasure,
 }
 
 /// Whether the bytes of erased keys are gone from the medium.
@@ -116,11 +122,25 @@ pub trait ReadStore: Send + Sync {
     /// As [`Self::load`].
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError>;
 
+    /// The public name of the key-encryption key that seals in it; none if keys are not sealed.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, or has another key than those that were given.
+    fn sealed_by(&self) -> Result<Option<KekId>, StoreError> {
+        Ok(None)
+    }
+
     /// Audit entries of revisions after `after`, oldest first, at most [`AUDIT_READ_MAX`](crate::AUDIT_READ_MAX).
     ///
     /// # Errors
     /// As [`Self::load`].
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// The same as it is stored, be it right or not, and what it must lead to; none if there is no such pool.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, or if the rest of the pool is damaged.
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError>;
 }
 
 /// A store of pools.
@@ -166,6 +186,15 @@ pub trait Store: ReadStore {
     /// Calls `told` whenever another coordinator has changed the pool's document, or may have; at most one for each pool.  In a
     /// store of one process nothing changes without the caller, and nothing is called.
     fn tell(&self, _pool: &PoolName, _told: Box<dyn Fn() + Send + Sync>) {}
+
+    /// Takes other key-encryption keys from now on: while one takes the other's place there are two.
+    ///
+    /// # Errors
+    /// Fails, without a change, if none of them is that of the store, or if the store cannot be read.  A store that seals nothing
+    /// takes any.
+    fn set_keys(&self, _keys: KeyEncryptionKeys) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Tries again to erase what an earlier commit could not.  Cheap if nothing is left.
     ///

@@ -120,6 +120,14 @@ pub enum StoreError {
         /// What it says.
         source: Cause,
     },
+    /// Coordinators that write into this store do not have the next key-encryption key.
+    #[error("{who} would not open {place} any more: no key-encryption key to come is known there")]
+    NotPrepared {
+        /// File or addresses of the store.
+        place: String,
+        /// The coordinators.
+        who: String,
+    },
     /// Any other failure.
     #[error("cannot {step} {place}")]
     Failed {
@@ -159,6 +167,7 @@ impl StoreError {
             Self::Unreachable { .. } => "store_unreachable",
             Self::Rejected { .. } => "store_rejects",
             Self::Quota { .. } => "store_quota",
+            Self::NotPrepared { .. } => "store_not_prepared",
             Self::Failed { .. } => "store_failed",
         }
     }
@@ -206,11 +215,15 @@ impl StoreError {
                 "nodes keep their keys; check store.urls, store.ca and the network: most members of the cluster must answer"
             }
             Self::Rejected { .. } => {
-                "check store.user, store.password and the role of that user (readwrite on store.prefix), and the release of etcd"
+                "check store.user, store.password and the role of that user (readwrite on store.prefix), that the certificate of store.cert has no common name if etcd has users, and the release of etcd"
             }
             Self::Quota { .. } => {
                 "nodes keep their keys; free space (`etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`) or raise \
                  --quota-backend-bytes; the coordinator continues by itself"
+            }
+            Self::NotPrepared { .. } => {
+                "set store.key_encryption_key_next there to the same key, and reload it (a credential needs a restart), then ask again; \
+                 nothing was changed"
             }
             Self::Failed { .. } => "check the cause and the log of the kernel or of etcd; a disk may be failing",
         }

@@ -11,8 +11,9 @@ use tfo_engine::rollout::document::Proposal;
 use tfo_engine::rollout::parts::{PoolContent, Writes};
 use tfo_model::ids::CoordinatorName;
 
-/// Most parts that a journal remembers: some seconds of a large fleet's acknowledgements.
-const PARTS_KEPT: usize = 8_192;
+/// Most parts that a journal remembers, if its latest change has not more by itself: a copy follows after each change of its
+/// own coordinator, and one that cannot is read again.
+const PARTS_KEPT: usize = 1_024;
 
 /// One transaction.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::chain::{self, ChainHead, ChainPart, ChainRow};
 use super::check::{self, KeyPlan};
 use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store, Trail};
 use super::enrolment::Book;
@@ -10,6 +11,7 @@ use super::error::{CommitError, Refusal, StoreError, gone};
 use super::journal::{Change, Journal};
 use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::history::{LogEnd, Written};
 use tfo_engine::rollout::parts::{PoolContent, Writer, Writes};
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
@@ -26,7 +28,8 @@ struct Pool {
     part_writes: u64,
     content: PoolContent,
     keys: KeyRing,
-    audit: BTreeMap<Revision, AuditEntry>,
+    audit: BTreeMap<Revision, Written>,
+    chain: ChainHead,
     journal: Journal,
 }
 
@@ -73,8 +76,8 @@ impl Pool {
         self.keys.retain_held_by(&self.content.snapshot().document);
     }
 
-    fn log(&mut self, entry: &AuditEntry) {
-        self.audit.insert(entry.revision, entry.clone());
+    fn log(&mut self, written: Written) {
+        self.audit.insert(written.link().entry.revision, written);
         while self.audit.len() as u64 > AUDIT_KEPT {
             self.audit.pop_first();
         }
@@ -108,7 +111,28 @@ impl ReadStore for MemoryStore {
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         let pools = self.lock();
         let Some((stored, first)) = pools.get(pool).zip(after.next()) else { return Ok(Vec::new()) };
-        Ok(stored.audit.range(first..).take(AUDIT_READ_MAX).map(|(_, entry)| entry.clone()).collect())
+        let entries = stored.audit.range(first..).take(AUDIT_READ_MAX);
+        Ok(entries.map(|(_, written)| written.clone().into_entry()).collect())
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        let pools = self.lock();
+        let Some(stored) = pools.get(pool) else { return Ok(None) };
+        let document = stored.document();
+        let end = LogEnd {
+            revision: document.revision,
+            document: chain::digest_of(document),
+            chain: stored.chain.digest,
+            kept: AUDIT_KEPT,
+        };
+        let row = |(revision, written): (&Revision, &Written)| ChainRow {
+            revision: *revision,
+            text: written.text().to_owned(),
+            is_intact: true,
+        };
+        let later = after.next().map(|first| stored.audit.range(first..));
+        let rows = later.into_iter().flatten().take(AUDIT_READ_MAX).map(row).collect();
+        Ok(Some(ChainPart { pool_id: document.pool_id, end, rows }))
     }
 }
 
@@ -124,10 +148,11 @@ impl Store for MemoryStore {
             content: image.content.clone(),
             keys: KeyRing::default(),
             audit: BTreeMap::new(),
+            chain: ChainHead::after(&image.content.snapshot().document.pool_id, image.audit),
             journal: Journal::default(),
         };
         made.apply_keys(&plan);
-        image.audit.iter().for_each(|entry| made.log(entry));
+        image.audit.iter().for_each(|written| made.log(written.clone()));
         pools.insert(pool.clone(), made);
         Ok(())
     }
@@ -151,7 +176,8 @@ impl Store for MemoryStore {
         stored.content.commit(proposal);
         stored.apply_keys(&plan);
         stored.part_writes += u64::from(proposal.changes_parts());
-        stored.log(&proposal.audit);
+        let written = stored.chain.add(&proposal.document, proposal.audit.clone(), AUDIT_KEPT);
+        stored.log(written);
         let after = stored.head();
         stored.journal.push(before, Change::Committed(Arc::new(proposal.clone())), after);
         Ok(Erasure::Done)

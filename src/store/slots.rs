@@ -8,8 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::check::SLOTS;
-use tfo_crypto::seal::SealedKey;
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_crypto::seal::{KeyEncryptionKeys, SealedKey};
+use tfo_engine::rollout::document::{Document, KeyRing};
 use tfo_model::count::Epoch;
+use tfo_model::ids::PoolName;
 
 const SLOT_BYTES: usize = 8 + SealedKey::BYTES;
 
@@ -55,6 +58,50 @@ impl Slots {
             let sealed = slot[8..].try_into().expect("the rest of a slot is a sealed key");
             Some((epoch_of(slot)?, SealedKey::from_bytes(sealed)))
         })
+    }
+
+    /// The keys that the document of `pool` holds, which are all that may be here.
+    ///
+    /// # Errors
+    /// What is damaged: a key that does not open, that is not the one of its name, or that only one of the two has.
+    pub(crate) fn open(
+        &self,
+        keks: &KeyEncryptionKeys,
+        pool: &PoolName,
+        document: &Document,
+    ) -> Result<KeyRing, String> {
+        let held = document.keys_held();
+        let mut keys = KeyRing::default();
+        for (epoch, sealed) in self.keys() {
+            let damaged = |what: &str| format!("the key of epoch {epoch} of pool {pool} {what}");
+            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
+            let key = keks.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
+            if fingerprint(&key) != name.fingerprint {
+                return Err(damaged("has another fingerprint"));
+            }
+            keys.insert(epoch, key);
+        }
+        if keys.epochs().count() == held.len() { Ok(keys) } else { Err(format!("a key of pool {pool} is missing")) }
+    }
+
+    /// Puts what `seal` makes of each key in its place; how many it has changed.
+    ///
+    /// # Errors
+    /// Fails as `seal`, which gives none for a key that stays as it is.
+    pub(crate) fn seal_again<E>(
+        &mut self,
+        mut seal: impl FnMut(Epoch, &SealedKey) -> Result<Option<SealedKey>, E>,
+    ) -> Result<usize, E> {
+        let mut changed = 0;
+        for slot in self.0.chunks_mut(SLOT_BYTES) {
+            let Some(epoch) = epoch_of(slot) else { continue };
+            let sealed = SealedKey::from_bytes(slot[8..].try_into().expect("the rest of a slot is a sealed key"));
+            if let Some(again) = seal(epoch, &sealed)? {
+                slot[8..].copy_from_slice(again.as_bytes());
+                changed += 1;
+            }
+        }
+        Ok(changed)
     }
 
     /// Overwrites all slots but those of these epochs.

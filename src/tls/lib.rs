@@ -7,6 +7,7 @@ pub mod identity;
 pub mod pinned;
 pub mod server;
 pub mod spiffe;
+pub mod stream;
 
 mod authorities;
 mod chain;

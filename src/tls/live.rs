@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::identity::Peer;
+use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
 /// The peer's certificate and the intermediate ones after it.
@@ -33,7 +34,7 @@ pub(super) struct Registry {
 struct Open {
     entries: HashMap<u64, Entry>,
     /// By name of a certificate, or by its serial number if it has none.  The lowest number is the oldest connection.
-    by_name: HashMap<String, BTreeSet<u64>>,
+    by_name: BTreeSet<(Name, u64)>,
 }
 
 impl Open {
@@ -41,14 +42,17 @@ impl Open {
     fn add(&mut self, id: u64, entry: Entry) -> Option<Arc<Peer>> {
         let mut gone = None;
         for name in names(&entry.peer) {
-            let own = self.by_name.entry(name).or_default();
-            own.insert(id);
+            self.by_name.insert((name.clone(), id));
+            let mut own = self.by_name.range((name.clone(), 0)..=(name, u64::MAX));
             // The oldest, not the newcomer: after a network failure the old ones are those that nothing answers on.
-            if own.len() > PER_NAME_MAX
-                && let Some(old) = own.pop_first().and_then(|old| self.entries.get(&old))
+            if let Some(oldest) = own.next().cloned()
+                && own.count() >= PER_NAME_MAX
             {
-                old.close.cancel();
-                gone = Some(Arc::clone(&old.peer));
+                self.by_name.remove(&oldest);
+                if let Some(old) = self.entries.get(&oldest.1) {
+                    old.close.cancel();
+                    gone = Some(Arc::clone(&old.peer));
+                }
             }
         }
         self.entries.insert(id, entry);
@@ -58,20 +62,22 @@ impl Open {
     fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
         for name in names(&entry.peer) {
-            if let std::collections::hash_map::Entry::Occupied(mut own) = self.by_name.entry(name) {
-                own.get_mut().remove(&id);
-                if own.get().is_empty() {
-                    own.remove();
-                }
-            }
+            self.by_name.remove(&(name, id));
         }
     }
 }
 
-fn names(peer: &Peer) -> Vec<String> {
+/// What the connections of one peer have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Node(NodeId),
+    Serial(String),
+}
+
+fn names(peer: &Peer) -> Vec<Name> {
     match peer.names.is_empty() {
-        true => vec![format!("serial {}", peer.serial)],
-        false => peer.names.iter().map(ToString::to_string).collect(),
+        true => vec![Name::Serial(peer.serial.to_string())],
+        false => peer.names.iter().cloned().map(Name::Node).collect(),
     }
 }
 

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CipherSuite, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{error, info, warn};
 use x509_parser::certificate::X509Certificate;
@@ -162,7 +163,7 @@ impl ServerTls {
     #[must_use]
     pub fn names_in(cert: &Path) -> BTreeSet<NodeId> {
         let own = pem::certificates(cert).ok().and_then(|chain| Peer::of(chain.first()?).ok());
-        own.map(|own| own.names).unwrap_or_default()
+        own.map(|own| own.names.into_iter().collect()).unwrap_or_default()
     }
 
     /// Uses new files if there are any, and closes the connections of expired certificates.
@@ -331,8 +332,8 @@ impl InUse {
     /// # Errors
     /// Fails if rustls does not take the pair again, which is a bug.
     pub fn for_strangers(&self, authority: &CertificateDer<'static>) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let builder =
-            ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder = ServerConfig::builder_with_provider(servers_provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
         let mut own = CertifiedKey::clone(&self.own);
         if own.cert.last() != Some(authority) {
             own.cert.push(authority.clone());
@@ -341,6 +342,7 @@ impl InUse {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.ignore_client_order = true;
         Ok(Arc::new(config))
     }
 
@@ -352,7 +354,8 @@ impl InUse {
         let key = pem::key(&files.key).map_err(|problem| keep(in_key_file(problem, files))).ok();
         let certificate_until = chain.as_deref().and_then(|chain| judge_own(chain, files, now, &mut problems));
         let own = chain.as_deref().and_then(<[_]>::first);
-        let names = own.and_then(|own| Peer::of(own).ok()).map(|own| own.names).unwrap_or_default();
+        let names =
+            own.and_then(|own| Peer::of(own).ok()).map(|own| own.names.into_iter().collect()).unwrap_or_default();
         let addresses = own.map(addresses_of).unwrap_or_default();
         let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, grace, &mut problems);
         let authorities = authorities.map(Arc::new);
@@ -360,8 +363,8 @@ impl InUse {
         let own = chain.zip(key).and_then(|(chain, key)| own_key(chain, key, files, &mut problems));
         let read = authorities.zip(own).zip(certificate_until).and_then(|((authorities, own), certificate)| {
             let verifier = Arc::clone(&authorities) as _;
-            let builder =
-                ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+            let builder = ServerConfig::builder_with_provider(servers_provider())
+                .with_protocol_versions(&[&rustls::version::TLS13]);
             let mut config = builder
                 .map_err(|error| {
                     problems.push(Problem::error("tls", error.to_string(), "this is a bug; please report it"))
@@ -372,12 +375,21 @@ impl InUse {
             config.alpn_protocols = vec![ALPN.to_vec()];
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
+            config.ignore_client_order = true;
             let (client_ca, crl) = (authorities.expires, authorities.crl_expires);
             let (config, expiries) = (Arc::new(config), Expiries { certificate, client_ca, crl });
             Some(Self { config, authorities, expiries, own, names, addresses })
         });
         (read, problems)
     }
+}
+
+/// The provider, with the suite first that processors are quickest with: most have instructions for SHA-256 and none for
+/// SHA-384.  128 bits are what the keys that it carries have.
+fn servers_provider() -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(&provider());
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
 }
 
 /// The warnings of lists that are out of date.

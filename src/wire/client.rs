@@ -6,9 +6,7 @@
 //! environment; it reads no answer beyond its limit and wipes its own copy.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,16 +16,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::base_url::BaseUrl;
 use super::error::ErrorBody;
 use super::page;
-use super::v1::sync::ABSENT_AFTER_HEADER;
+use super::v1::sync::{ABSENT_AFTER_HEADER, ELSEWHERE_HEADER};
 
 /// Longest time for name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest idle time of a connection that is used again: stateful firewalls forget it later.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Keepalives detect a dead peer while a long poll waits.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Keepalives detect a dead peer while a request is held: after this time without data, ...
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// ... and so often again, ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// ... until nothing was answered for so long, also where data was sent.  As a coordinator does it (`coordinator::server::limits`).
+const DEAD_AFTER: Duration = Duration::from_secs(120);
 /// Longest body of an error in bytes.
 const ERROR_BYTES_MAX: usize = 8_192;
 /// Largest buffer that is allocated in advance for an answer, in bytes; every answer that may hold keys is shorter.
@@ -37,47 +40,6 @@ const RETRY_AFTER_MAX_SECS: u64 = 3_600;
 
 /// Longest part of a peer's text that is shown, in characters.
 const PEER_CHARS_MAX: usize = 1_000;
-
-/// Where a coordinator is: `https://HOST[:PORT]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseUrl(Url);
-
-/// The text is not a base URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the URL of a coordinator: write https://HOST or https://HOST:PORT, without a path, user or query")]
-pub struct BadBaseUrl;
-
-impl FromStr for BaseUrl {
-    type Err = BadBaseUrl;
-
-    fn from_str(text: &str) -> Result<Self, BadBaseUrl> {
-        let url: Url = text.parse().map_err(|_| BadBaseUrl)?;
-        let plain = url.scheme() == "https"
-            && url.has_host()
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if plain { Ok(Self(url)) } else { Err(BadBaseUrl) }
-    }
-}
-
-impl BaseUrl {
-    /// What an operator may have forgotten, for errors of a connection.
-    fn hint(&self) -> &'static str {
-        match self.0.port() {
-            Some(_) => "",
-            None => "; this was port 443, because the URL names none: a coordinator usually listens on 9443",
-        }
-    }
-}
-
-impl fmt::Display for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
-    }
-}
 
 /// A request, but for its body.
 #[derive(Debug, Clone, Copy)]
@@ -175,6 +137,17 @@ fn shown(text: &str) -> String {
 #[error("cannot create the HTTP client")]
 pub struct NoClient(#[source] reqwest::Error);
 
+/// What every HTTPS client of these programs is made from: no proxy of the environment, no redirect to another host.
+pub fn https(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(concat!("tfo-fleet/", env!("CARGO_PKG_VERSION")))
+        .https_only(true)
+        .http1_only()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+}
+
 /// Connections to coordinators, kept open between requests.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -187,18 +160,13 @@ impl Client {
     /// # Errors
     /// Fails if the HTTP library refuses the configuration.
     pub fn new(tls: rustls::ClientConfig) -> Result<Self, NoClient> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .user_agent(concat!("tfo-fleet/", env!("CARGO_PKG_VERSION")))
-            .https_only(true)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
+        let http = https(tls)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(1)
-            .tcp_keepalive(KEEPALIVE_INTERVAL)
+            .tcp_keepalive(KEEPALIVE_IDLE)
             .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
+            .tcp_user_timeout(DEAD_AFTER)
             .tcp_nodelay(true);
         http.build().map(|http| Self { http }).map_err(NoClient)
     }
@@ -241,7 +209,8 @@ impl Client {
         let mut response = request.send().await.map_err(|error| no_answer(base, &error))?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
-            return Ok(Answer::NoContent { absent_after: seconds(&response, ABSENT_AFTER_HEADER) });
+            let elsewhere = response.headers().contains_key(ELSEWHERE_HEADER);
+            return Ok(Answer::NoContent { absent_after: seconds(&response, ABSENT_AFTER_HEADER), elsewhere });
         }
         let limit = if status.is_success() { call.answer_bytes_max } else { ERROR_BYTES_MAX };
         let bytes = match read_bounded(&mut response, limit).await {
@@ -316,6 +285,8 @@ pub enum Answer<A> {
     NoContent {
         /// How long the pool waits for the node that asked; none if the answer is not about a node.
         absent_after: Option<Duration>,
+        /// Whether that node is to ask another coordinator.
+        elsewhere: bool,
     },
 }
 
@@ -436,14 +407,18 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn no_path_leads_out_of_the_pages() {
+    fn client() -> Client {
         let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let client = Client::new(tls).unwrap();
+        Client::new(tls).unwrap()
+    }
+
+    #[tokio::test]
+    async fn no_path_leads_out_of_the_pages() {
+        let client = client();
         // Nothing listens there: a page is asked for, and anything else is not.
         let base: BaseUrl = "https://127.0.0.1:1".parse().unwrap();
         for (path, is_page) in [
@@ -465,19 +440,47 @@ mod tests {
         }
     }
 
+    /// The socket of this process that is bound to `address`.
+    fn socket_at(address: std::net::SocketAddr) -> socket2::Socket {
+        use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+        let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+        let numbers = descriptors.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        // A duplicate has the same options.
+        let sockets = numbers.filter_map(|number| pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).ok());
+        let mut sockets = sockets.map(socket2::Socket::from);
+        let is_bound =
+            |socket: &socket2::Socket| socket.local_addr().is_ok_and(|bound| bound.as_socket() == Some(address));
+        sockets.find(is_bound).expect("the client's end is in this process")
+    }
+
+    /// docs/protocol.md#rule-11: the agent's end notices a coordinator that answers no packet.
+    #[tokio::test]
+    async fn a_peer_that_died_is_noticed_while_a_request_waits() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base: BaseUrl = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (client, method) = (client(), &Method::GET);
+        let call = Call { method, path: "/", timeout: CONNECT_TIMEOUT, answer_bytes_max: 0 };
+        let called = client.call::<(), ()>(&base, call, None);
+        let mut called = std::pin::pin!(called);
+        // Nothing answers: it waits in its handshake.
+        let (_peer, address) = tokio::select! {
+            called = &mut called => panic!("{called:?}"),
+            accepted = listener.accept() => accepted.unwrap(),
+        };
+        let socket = socket_at(address);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(DEAD_AFTER));
+    }
+
     #[test]
     fn a_body_fits_its_buffer() {
         let body = serde_json::json!({"keys": "x".repeat(5_000), "reason": null});
         let bytes = json(&body).unwrap();
         assert_eq!(*bytes, serde_json::to_vec(&body).unwrap());
         assert_eq!(bytes.capacity(), bytes.len(), "it did not grow");
-    }
-
-    #[test]
-    fn a_url_without_a_port_is_suspected_of_lacking_it() {
-        let hint = |url: &str| url.parse::<BaseUrl>().unwrap().hint();
-        assert!(hint("https://c1.example.org").contains("443") && hint("https://c1").contains("9443"));
-        assert_eq!(hint("https://c1.example.org:9443"), "");
     }
 
     #[test]
@@ -490,31 +493,5 @@ mod tests {
         assert_eq!(refused("the pool is\u{1b} held"), "the pool is held; https://a answered 409 (request r-1)");
         let long = refused(&"x".repeat(PEER_CHARS_MAX + 1));
         assert!(long.starts_with(&format!("{}…; https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
-    }
-
-    #[test]
-    fn a_base_url_is_https_and_a_host() {
-        for good in
-            ["https://c1.example.org", "https://c1.example.org:9443", "https://c1.example.org/", "https://[::1]:1"]
-        {
-            assert!(good.parse::<BaseUrl>().is_ok(), "{good}");
-        }
-        assert_eq!(
-            "https://c1.example.org:9443/".parse::<BaseUrl>().unwrap().to_string(),
-            "https://c1.example.org:9443"
-        );
-        for bad in [
-            "",
-            "c1.example.org",
-            "http://c1.example.org",
-            "https://",
-            "https://c1/v1",
-            "https://u@c1",
-            "https://u:p@c1",
-            "https://c1?a",
-            "https://c1#a",
-        ] {
-            assert_eq!(bad.parse::<BaseUrl>(), Err(BadBaseUrl), "{bad}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! Invariants: a type may gain a field with a serde default; any other change needs a v2.  `tests/repository/snapshots/` pins every
 //! type, so that a change shows in review.
 
+pub mod base_url;
 pub mod client;
 pub mod error;
 pub mod page;

@@ -10,7 +10,7 @@ use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::named::Named;
 use tfo_model::named_enum;
 use tfo_model::node::KeySource;
-use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::state::{Confinement, Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
 /// The version of the format.
@@ -82,6 +82,9 @@ pub struct Status {
     /// The contact with the coordinators; null without any.
     #[serde(default)]
     pub contact: Option<Named<Standing>>,
+    /// How far the agent has confined itself; null from earlier releases.
+    #[serde(default)]
+    pub landlock: Option<Named<Confinement>>,
     /// The first problem; null without one.
     pub error: Option<StatusError>,
     /// What the kernel holds in each namespace, the agent's own first.
@@ -119,6 +122,9 @@ pub struct NamespaceStatus {
     pub verified_at: Option<UnixTime>,
     /// `net.ipv4.tcp_fastopen`.
     pub tcp_fastopen: Option<i32>,
+    /// Whether it was found in a place of `install.namespaces`, and comes and goes.
+    #[serde(default)]
+    pub found: bool,
 }
 
 impl NamespaceStatus {

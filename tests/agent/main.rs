@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod confine;
+#[cfg(test)]
 mod contact;
 #[cfg(test)]
 mod crash;

@@ -410,3 +410,33 @@ fn a_resume_of_a_health_stop_gives_the_key_to_exactly_the_nodes_that_the_pool_na
     let opened = log["entries"].as_array().unwrap().iter().rev().find(|line| line["action"] == "open_wave").unwrap();
     assert_eq!(opened["nodes"], waiver["next"], "as it was said");
 }
+
+#[test]
+fn who_wants_to_know_how_nodes_are_now_has_them_asked() {
+    let (world, mut nodes) = with_first_key(FAST);
+    let mut node = nodes.remove(0);
+    let name = node.name.clone();
+    let note = |path: &str| {
+        let (status, shown) = world.operator().get(path);
+        assert_eq!(status, 200, "{shown}");
+        shown["nodes"].as_array().unwrap().iter().find(|one| one["node"] == name).unwrap()["note"].clone()
+    };
+    // What it has to say it says with its next sync, and that is minutes away.
+    let says = std::thread::spawn(move || {
+        let (let_go, _) = node.sync(300);
+        node.different = json!({"note": "certificate_ends"});
+        (let_go, node.sync(0).0)
+    });
+    let is_held = || {
+        world.observed("/metrics").is_some_and(|(_, text)| text.contains("tfo_coordinator_pool_held{pool=\"edge\"} 1"))
+    };
+    assert!(poll_until(SOON, is_held), "{:?}", world.observed("/metrics"));
+    assert_eq!(note("/v1/pools/edge/nodes"), Value::Null);
+    assert_eq!(note("/v1/pools/edge/nodes?fresh=true"), "certificate_ends");
+    assert_eq!(says.join().unwrap(), (204, 204));
+    // Without a node to wait for it is answered at once.
+    assert_eq!(note("/v1/pools/edge/nodes?fresh=true"), "certificate_ends");
+    for query in ["fresh=now", "stale=true"] {
+        assert_eq!(world.operator().get(&format!("/v1/pools/edge/nodes?{query}")).1["kind"], "bad_request", "{query}");
+    }
+}

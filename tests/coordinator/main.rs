@@ -16,6 +16,8 @@ mod fleet;
 #[cfg(test)]
 mod leaks;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod moves;
@@ -30,6 +32,8 @@ mod refusals;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
+mod several;
+#[cfg(test)]
 mod siege;
 #[cfg(test)]
 mod soak;
@@ -37,6 +41,8 @@ mod soak;
 mod spiffe;
 #[cfg(test)]
 mod stolen;
+#[cfg(test)]
+mod stuck;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl Scene {
         let kinds = format!("tfo_coordinator_pool_verdict{{kind=\"{kind}\",pool=\"edge\"}} 1");
         let numbers = format!("tfo_coordinator_pool_verdict_severity{{pool=\"edge\"}} {number}");
         let all = metrics.matches("tfo_coordinator_pool_verdict{").count();
-        expect("metrics", metrics.contains(&kinds) && metrics.contains(&numbers) && all == 13, &metrics);
+        expect("metrics", metrics.contains(&kinds) && metrics.contains(&numbers) && all == 14, &metrics);
         let log = self.world.log();
         let level = ["INFO", "INFO", "WARN", "ERROR"][number];
         let is_logged =
@@ -321,6 +321,24 @@ fn nodes_that_only_report_agree_or_split() {
     report(&mut scene, 2, "b");
     let told = "split: 1 node refuses the cookies of 2 others (key aaaaaaaaaaaaaaaa), and the other way round: c.cache.example.org";
     scene.surfaces("critical", "split", told);
+}
+
+#[test]
+fn certificates_that_end_are_told_before_their_nodes_are_lost() {
+    let mut scene = Scene::steady(FAST);
+    scene.surfaces("ok", "agree", "3 nodes accept each other's cookies");
+    let note = |scene: &mut Scene, note: Value| {
+        scene.nodes[1].new_session();
+        scene.nodes[1].different = note;
+        assert_eq!(scene.nodes[1].sync(0).0, 204);
+    };
+    note(&mut scene, json!({"note": "certificate_ends"}));
+    let sentence =
+        "the certificate of 1 node ends and was not renewed: b.cache.example.org; from the end on no rotation";
+    let verdict = scene.surfaces("warning", "certificate_ends", sentence);
+    assert_eq!(verdict["next"], "tfoctl nodes b.cache.example.org --pool edge");
+    note(&mut scene, json!({}));
+    scene.surfaces("ok", "agree", "3 nodes accept each other's cookies");
 }
 
 #[test]

@@ -215,6 +215,28 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
 }
 
 #[test]
+fn three_coordinators_on_an_etcd_lose_one_in_a_rotation_and_no_cookie() {
+    skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("etcd"));
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
+    let words = ["--coordinators", "3", "--nodes", "6", "--rotations", "2"];
+    let ended = Demo::start(as_nobody(&copy).args(words)).end();
+    ended.assert_all_accepted(2);
+    let all = ended.lines.join("\n");
+    let place = |part: &str| all.find(part).unwrap_or_else(|| panic!("{part}: {all}"));
+    let told = [
+        "starting etcd and 3 coordinators",
+        "tfo3 is killed in the middle",
+        "ended without tfo3",
+        "rotate -> staged g4",
+        "promote -> promoted g5",
+    ];
+    let places: Vec<usize> = told.into_iter().map(place).collect();
+    assert!(places.is_sorted(), "{places:?}: {all}");
+    assert!(all.contains("keys: coordinators on an etcd"), "{all}");
+    host.assert_nothing_is_left();
+}
+
+#[test]
 fn an_ordinary_user_sees_the_same_on_a_screen() {
     skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("script"));
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
@@ -356,16 +378,20 @@ fn a_killed_demo_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
+fn a_machine_without_ip_etcd_or_user_namespaces_is_told_what_to_do() {
     skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv"));
     let (_alone, host, demo) = (tfo_testbed::alone("demo"), Host::look(), demo_path().display());
-    let without_ip = format!(
-        "for ip in /usr/sbin/ip /sbin/ip /usr/bin/ip /bin/ip; do [ ! -e $ip ] || mount --bind /dev/null $ip; done; exec {demo}"
-    );
+    let without = |program: &str, words: &str| {
+        format!(
+            "for dir in /usr/local/bin /usr/sbin /sbin /usr/bin /bin; do p=$dir/{program}; [ ! -e $p ] || mount --bind /dev/null $p; done; \
+             exec {demo}{words}"
+        )
+    };
     let without_user_namespaces =
         format!("echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set -all {demo}");
     let cases = [
-        ("--mount", without_ip, "the ip command is not installed", "apt-get install iproute2"),
+        ("--mount", without("etcd", " --coordinators 3"), "etcd is not installed", "apt-get install etcd-server"),
+        ("--mount", without("ip", ""), "the ip command is not installed", "apt-get install iproute2"),
         ("--map-root-user", without_user_namespaces, "cannot create namespaces", "user.max_user_namespaces"),
     ];
     for (namespace, script, message, remedy) in cases {
@@ -385,6 +411,7 @@ fn wrong_usage_is_exit_code_2() {
         &["--no-such-switch"],
         &["--page", "--source", "derive"],
         &["--page", "--naive"],
+        &["--coordinators", "3", "--source", "derive"],
     ] {
         let ended = Demo::start(Command::new(demo_path()).args(words)).end();
         assert_eq!(ended.status.code(), Some(2), "{}", ended.errors);

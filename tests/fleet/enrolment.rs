@@ -202,6 +202,9 @@ fn many_nodes_join_by_one_token_while_a_rotation_runs_and_renew_by_themselves() 
     assert!(count_of("renewed") >= count, "{log:#}");
     let joined = log.as_array().unwrap().iter().find(|line| line["nodes"][0] == node(4)).unwrap();
     assert_eq!((&joined["address"], &joined["token"]), (&"10.99.0.14".into(), &token[5..17].into()), "{joined}");
+    let verified = fleet.json(&["audit", "--verify"])["enrolment"].take();
+    assert_eq!((&verified["whole"], &verified["broken"]), (&true.into(), &Value::Null), "{verified}");
+    assert!(verified["entries"].as_u64() >= Some(log.as_array().unwrap().len() as u64), "{verified}");
     drop(servers);
 }
 

@@ -1,5 +1,7 @@
-//! Several coordinators on one etcd: each with a name of its own, and none that the fleet needs.
+//! Several coordinators on one etcd: each with a name of its own, and none that the fleet needs; and how a fleet comes there,
+//! with its clients and as docs/how-to/three_coordinators.md shows it.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use tfo_testbed::config::{CoordinatorToml, client_files, fast};
@@ -7,7 +9,9 @@ use tfo_testbed::coordinator::Coordinator;
 use tfo_testbed::etcd::{Etcd, Plan, need_etcd};
 use tfo_testbed::fake_coordinator::source;
 use tfo_testbed::fleet::Fleet;
-use tfo_testbed::{PATIENCE, need_netns, poll_until, program, skip_unless};
+use tfo_testbed::levers::{self, inside};
+use tfo_testbed::output::stdout;
+use tfo_testbed::{PATIENCE, need_netns, poll_until, program, skip_unless, transcript};
 
 const NODES: usize = 3;
 
@@ -86,10 +90,10 @@ fn ask(fleet: &Fleet, coordinators: &[usize]) {
     fleet.center.put(".config/tfo-fleet/ctl.toml", text.as_bytes(), 0o644);
 }
 
-/// The agent of each node prefers another coordinator, and knows all.
+/// Each agent knows all coordinators.
 fn configure_agents(fleet: &Fleet) {
-    for (number, host) in fleet.hosts.iter().enumerate() {
-        let urls: Vec<String> = (0..3).map(|step| url((number + step) % 3)).collect();
+    for host in &fleet.hosts {
+        let urls: Vec<String> = (0..3).map(url).collect();
         let times = "start_timeout = \"20s\"\nwait = \"5s\"\nperiod = \"10s\"";
         host.configure(&source(host, &urls, times), "verify_interval = \"1s\"");
     }
@@ -156,4 +160,102 @@ fn three_coordinators_share_a_rotation_and_one_is_killed_in_it() {
     assert_eq!(ended.status.code(), Some(2), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("store_in_use"));
     coordinators.all[1].must_run();
+}
+
+/// One of three coordinators is killed in the middle of a promotion, and comes back.
+fn one_is_killed(fleet: &mut levers::Fleet) {
+    fleet.begin_rotation();
+    fleet.half_promoted();
+    fleet.kill_coordinator_of(2);
+    fleet.clients_come_round();
+    fleet.settled();
+    fleet.start_coordinator_of(2);
+}
+
+#[test]
+fn a_fleet_comes_from_sqlite_to_three_coordinators_and_no_client_notices() {
+    skip_unless!(need_etcd());
+    inside(|| {
+        let mut fleet = levers::Fleet::up(6);
+        fleet.costs_nothing("a rotation with the file", levers::Fleet::rotation);
+        fleet.costs_nothing("from SQLite to etcd", |fleet| {
+            fleet.move_to_etcd(3);
+            fleet.converged();
+        });
+        fleet.costs_nothing("a rotation with etcd", levers::Fleet::rotation);
+        fleet.costs_nothing("one of three killed in the middle of a promotion", one_is_killed);
+        fleet.costs_nothing("a rotation after all that", levers::Fleet::rotation);
+        fleet.end();
+    });
+}
+
+/// The page, and the section whose transcript is typed here.
+const PAGE: &str = "docs/how-to/three_coordinators.md";
+const SECTION: &str = "## From SQLite to etcd";
+
+/// Types what the page shows, on a fleet with one coordinator that has a file; what systemd does there is done by hand.
+fn type_all(shown: &str) -> String {
+    let mut fleet = Fleet::new(NODES, &format!("{}absent_after = \"30s\"\n", fast(NODES)));
+    configure_agents(&fleet);
+    fleet.serve();
+    fleet.start_agents();
+    fleet.first_key();
+    let start = |program: &str| {
+        let mut command = fleet.center.command("setpriv");
+        command.args(["--pdeathsig", "KILL", program]);
+        command
+    };
+    let etcd = Etcd::new(&Plan { client_certs: true, start: &start, ..Plan::of(1) });
+    let before = fleet.agreed();
+    let mut file = fleet;
+    let mut said = String::new();
+    let commands = transcript::typed(shown);
+    let place = commands.iter().position(|(_, command)| command.contains("start tfo-coordinator")).unwrap();
+    let (first, then) = commands.split_at(place);
+    {
+        let all = (0..3).map(|number| Coordinator::new(&file.center.path(&format!("c{number}")))).collect();
+        let written = Coordinators { fleet: &file, all };
+        (0..3).for_each(|number| written.configure(&etcd, number));
+    }
+    let of_first = fs::read(file.center.path("c0/coordinator.toml")).unwrap();
+    file.center.put("etcd.toml", &of_first, 0o644);
+    let mut run = |file: &Fleet, (prompt, command): &(&str, String)| {
+        let output = file.shell(&format!("{command} 2>&1"));
+        assert!(output.status.success(), "{command}: {}\n{}", stdout(&output), file.log());
+        write!(said, "{prompt}{command}\n{}", stdout(&output)).unwrap();
+    };
+    for (prompt, command) in first {
+        if command.contains("stop tfo-coordinator") {
+            file.stop();
+            run(&file, &(prompt, format!("true # {command}")));
+        } else {
+            run(&file, &(prompt, command.clone()));
+        }
+    }
+    let fleet = file;
+    let all = (0..3).map(|number| Coordinator::new(&fleet.center.path(&format!("c{number}")))).collect();
+    let mut coordinators = Coordinators { fleet: &fleet, all };
+    for (prompt, command) in then {
+        if command.contains("start tfo-coordinator") {
+            (0..3).for_each(|number| coordinators.spawn(number));
+            (0..3).for_each(|number| coordinators.serves(number));
+            ask(&fleet, &[0, 1, 2]);
+            fleet.converged(NODES);
+            run(&fleet, &(prompt, format!("true # {command}")));
+        } else {
+            run(&fleet, &(prompt, command.clone()));
+        }
+    }
+    let after = fleet.agreed();
+    assert!(after.ends_with(&format!(",{}", before.split(',').next().unwrap())), "{before} {after}");
+    said.replace("true # ", "")
+}
+
+#[test]
+fn the_page_shows_what_is_printed_on_the_way_to_etcd() {
+    skip_unless!(need_netns() && need_etcd());
+    let page = fs::read_to_string(tfo_testbed::repository(PAGE)).unwrap();
+    let shown = transcript::below(&page, SECTION);
+    let said = type_all(shown);
+    assert_eq!(transcript::plain(shown), transcript::plain(&said), "as it printed now:\n{said}");
 }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use tfo_testbed::full;
 use tfo_testbed::levers::{CLIENTS, Fleet, inside};
+use tfo_testbed::{by_size, full};
 
 /// Longest wait until a node is absent: three minutes and a quarter for a daemon, and a rotation.
 const ABSENT_MAX: Duration = Duration::from_secs(240);
+
+/// Longest wait until a day of rotations is over.
+const DAY_MAX: Duration = Duration::from_secs(600);
 
 #[test]
 fn not_one_connection_loses_its_cookie() {
@@ -20,6 +23,7 @@ fn not_one_connection_loses_its_cookie() {
             fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
             fleet.costs_nothing("a daemon silent until it counts as absent, withdrawn", daemon_absent);
             under_fire(&mut fleet);
+            fleet.costs_nothing("a day of hourly rotations by the schedule, ten seconds an hour", day);
             fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
             under_fire(&mut fleet);
         }
@@ -28,7 +32,7 @@ fn not_one_connection_loses_its_cookie() {
 }
 
 fn under_fire(fleet: &mut Fleet) {
-    fleet.costs_nothing("five rotations", |fleet| (0..5).for_each(|_| fleet.rotation()));
+    fleet.costs_nothing("some rotations", |fleet| (0..by_size(2, 5, 5)).for_each(|_| fleet.rotation()));
     fleet.costs_nothing("agents killed in the middle of a stage", agents_killed_in_a_stage);
     fleet.costs_nothing("an agent frozen and let go", frozen);
     fleet.costs_nothing("the coordinator killed in the middle of a promotion", coordinator_killed);
@@ -43,6 +47,19 @@ fn under_fire(fleet: &mut Fleet) {
     // last flip and the drop loses its cookie, once.
     fleet.costs("revoke in the middle of a promotion", 0..=CLIENTS, revoked);
     fleet.costs_nothing("a rotation after all that", Fleet::rotation);
+}
+
+/// A day's rotations in four minutes: ten seconds is the shortest interval that there is.
+fn day(fleet: &mut Fleet) {
+    const ROTATIONS: u64 = 24;
+    let epoch = |pool: &Value| pool["primary"]["epoch"].as_u64().unwrap_or(0);
+    let begun = epoch(&fleet.pool());
+    let before = fleet.change_coordinator(|text| {
+        text.replace("interval = \"1d\"", "interval = \"10s\"\ncookie_lifetime_max = \"20s\"")
+    });
+    fleet.until_within(DAY_MAX, "a day's rotations", |pool| epoch(pool) >= begun + ROTATIONS);
+    fleet.change_coordinator(|_| before.clone());
+    fleet.settled();
 }
 
 fn agents_killed_in_a_stage(fleet: &mut Fleet) {

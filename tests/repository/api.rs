@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use tfo_model::caveat::Caveat;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{
     Action, BlockedBy, ExclusionReason, HoldReason, NodeState, NoticeKind, NoticeState, Severity, VerdictKind,
@@ -13,6 +14,7 @@ use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
+use tfo_wire::v1::coordinators::{CoordinatorStatus, Coordinators, ForgetCoordinatorRequest};
 use tfo_wire::v1::enrol::{Certified, EnrolRequest, RenewRequest, TokenText};
 use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, CalendarSpan, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes,
@@ -93,6 +95,8 @@ fn sync() {
         note: None,
         backup_slot: None,
         source: KeySource::Coordinator,
+        caveats: vec![Caveat::TfoOff.into()],
+        namespaces: Some(51),
     };
     let answer = SyncAnswer {
         pool: pool(),
@@ -125,6 +129,7 @@ fn sync() {
 
 fn status() -> PoolStatus {
     PoolStatus {
+        cookie_lifetime_secs: 172_800,
         pool: pool(),
         pool_id: pool_id(),
         revision: Revision::new(12),
@@ -196,6 +201,8 @@ fn pools_nodes_and_audit() {
         kernel: Some("6.1.0".to_owned()),
         agent: Some("0.1.0".to_owned()),
         tcp_fastopen: Some(3),
+        caveats: vec![Caveat::Synproxy.into()],
+        namespaces: Some(51),
         excluded: Some(ExclusionReason::Absent.into()),
         excluded_until: Some(at()),
         moved_to: Some("dns".parse().unwrap()),
@@ -219,6 +226,26 @@ fn pools_nodes_and_audit() {
         "pools": value(&Pools { pools: vec![status()] }),
         "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of(NodeState::Drifted)], fingerprints }),
         "audit": value(&Audit { pool: pool(), entries: vec![line], more: true, read_to: Revision::new(12) }),
+    }));
+}
+
+#[test]
+fn coordinators() {
+    let all = ["tfo1", "tfo2"].map(|name| CoordinatorStatus {
+        name: name.parse().unwrap(),
+        answers: name == "tfo1",
+        release: Some("0.1.0".to_owned()),
+        life: Some(3),
+        nodes: 7,
+        beat_at: Some(at()),
+        silent: false,
+        clock_ahead_secs: Some(-2),
+        policy_differs: vec!["interval".to_owned()],
+    });
+    let forget = ForgetCoordinatorRequest { forget: "tfo3".parse().unwrap(), reason: "its host is gone".to_owned() };
+    insta::assert_json_snapshot!(json!({
+        "coordinators": value(&Coordinators { pool: pool(), coordinators: all.into() }),
+        "forget": reads_back(&forget),
     }));
 }
 

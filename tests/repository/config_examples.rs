@@ -24,11 +24,12 @@ fn settings(text: &str) -> Result<String, String> {
     };
     let install = &parsed.install;
     Ok(format!(
-        "{:?} {:?} {source} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {source} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         parsed.node,
-        parsed.runtime_dir.value,
+        (&parsed.runtime_dir.value, parsed.confinement),
         install.sysctl_file.value,
         install.namespaces.iter().map(|name| &name.value).collect::<Vec<_>>(),
+        install.places.iter().map(|place| &place.value).collect::<Vec<_>>(),
         install.verify_interval,
         install.mode,
         parsed.metrics.textfile.as_ref().map(|textfile| &textfile.value),
@@ -154,7 +155,7 @@ fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
             _ => assert_eq!(settings(&text).unwrap(), as_shipped, "{line} is no default"),
         }
     }
-    assert_eq!(count, 10, "a new commented-out line: is it a default?");
+    assert_eq!(count, 11, "a new commented-out line: is it a default?");
 }
 
 /// The settings of the first entry that are written out are defaults too, except for the secret.
@@ -213,7 +214,7 @@ fn block(first: &str) -> String {
 #[test]
 fn the_coordinator_and_the_report_can_be_enabled() {
     let source = settings(&block("[source]")).unwrap();
-    for part in ["coordinator.example.org", "start_timeout: 10s", "wait: 30s", "period: 3600s", "LeftAlone"] {
+    for part in ["coordinator.example.org", "start_timeout: 10s", "wait: 300s", "period: 3600s", "LeftAlone"] {
         assert!(source.contains(part), "{part}: {source}");
     }
     // Everything that is neither needed nor an example shows its default.

@@ -12,6 +12,8 @@ mod config_examples;
 mod layout;
 mod pages;
 #[cfg(test)]
+mod recipes;
+#[cfg(test)]
 mod runner;
 #[cfg(test)]
 mod testbed;

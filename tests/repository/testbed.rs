@@ -1,5 +1,7 @@
 //! The test support itself: a namespace is separate and leaves nothing behind, and a skip is recorded.
 
+use std::collections::HashSet;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use tfo_testbed::host::KEY_FILE;
@@ -86,4 +88,14 @@ fn a_transcript_is_read_from_its_section() {
     assert_eq!(typed(below(page, "## A")), [("$ ", "no".to_owned())]);
     let all = typed(below(page, "## B"));
     assert_eq!(all, [("tfo1# ", "cat <<END\na\nEND\n".to_owned()), ("cp1# ", "d".to_owned())]);
+}
+
+#[test]
+fn a_port_is_given_once_and_not_where_a_server_listens() {
+    let first = tfo_testbed::free_port();
+    let _server = TcpListener::bind(first).expect("the port is free for its server");
+    let more: Vec<SocketAddr> = (0..50).map(|_| tfo_testbed::free_port()).collect();
+    let distinct: HashSet<&SocketAddr> = more.iter().collect();
+    assert!(distinct.len() == 50 && !more.contains(&first), "{more:?}");
+    assert!(more.iter().all(|address| tfo_testbed::ports::PORTS.contains(&address.port())), "{more:?}");
 }

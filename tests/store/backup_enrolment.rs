@@ -7,6 +7,9 @@ use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{Certificate, Claim, CutOff, Digest, Token, TokenEnd};
 use tfo_store::{Enrolments, MemoryStore, ReadEnrolments, ReadStore, SqliteReader, SqliteStore};
 
+use tfo_testbed::etcd::{Etcd, Plan, need_etcd};
+use tfo_testbed::skip_unless;
+
 use super::backup::{FullStore, fill, import};
 use super::walk::pool_name;
 use super::{kek, open};
@@ -47,6 +50,7 @@ fn enrol(store: &dyn Enrolments) {
     let plan = |id, name: &NodeId| CutOff {
         id,
         by: "coordinator".parse().unwrap(),
+        life: None,
         pool: pool_name("edge"),
         nodes: [name.clone()].into(),
         operator: "ops1.example.org".parse().unwrap(),
@@ -77,8 +81,7 @@ fn tokens_certificates_and_revocations_go_round_and_no_use_comes_back() {
     }
     let target = SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     // Cut off after the first part: the pools are still missing, and a second run makes them.
-    let problem =
-        backup::import(&FullStore { inner: &MemoryStore::new(), room: 0.into() }, Some(&target), &kek(1), &file);
+    let problem = backup::import(&FullStore { inner: &MemoryStore::new(), room: 0.into() }, &target, &kek(1), &file);
     let problem = problem.err().unwrap();
     assert!(problem.message.contains("imported: tokens and certificates"), "{problem}");
     assert!(target.pools().unwrap().is_empty());
@@ -91,4 +94,26 @@ fn tokens_certificates_and_revocations_go_round_and_no_use_comes_back() {
     assert_eq!((after.revoked(), &after.log[..5], after.log.len()), (1, &before.log[..], 6));
     assert!(matches!(after.tokens[0].revoked, Some(TokenEnd { by: None, .. })), "{:?}", after.tokens);
     assert_eq!(after.tokens[0].used, 3);
+}
+
+#[test]
+fn they_go_to_etcd_and_back() {
+    skip_unless!(need_etcd());
+    let (first, back, files) = (tfo_testbed::scratch(), tfo_testbed::scratch(), tfo_testbed::scratch());
+    let source = open(first.path());
+    fill(&source);
+    enrol(&source);
+    let [file, again] = ["one", "two"].map(|name| files.path().join(name));
+    export(&source, &kek(1), &file, Existing::Keep).unwrap();
+    let etcd = Etcd::new(&Plan::of(1));
+    let cluster = super::etcd::open(&etcd);
+    import(&cluster, &kek(1), &file).unwrap();
+    export(&cluster, &kek(1), &again, Existing::Keep).unwrap();
+    let target = open(back.path());
+    import(&target, &kek(1), &again).unwrap();
+    let (before, after) = (source.image().unwrap(), target.image().unwrap());
+    assert_eq!((&after.certificates, &after.cut_offs), (&before.certificates, &before.cut_offs));
+    // Each restore has its entry.
+    assert_eq!((&after.log[..5], after.log.len()), (&before.log[..], 7));
+    assert!(matches!(after.tokens[0].revoked, Some(TokenEnd { by: None, .. })), "{:?}", after.tokens);
 }

@@ -62,14 +62,22 @@ pub(crate) fn a_pool_is_made_from_a_backup(store: &dyn Store) {
     }
     let (state, mut saved) = (source.load(&pool()).unwrap().unwrap(), see(&source, &pool()).unwrap());
     let image = |keys, audit| store.create(&pool(), &PoolImage { content: &state.content, keys, audit });
-    let nothing = KeyRing::default();
-    assert!(matches!(image(&nothing, &saved.audit), Err(CommitError::Refused(Refusal::KeyMissing { .. }))));
-    let twice = [saved.audit[0].clone(), saved.audit[0].clone()];
+    let (nothing, log) = (KeyRing::default(), walk::links(&source, &pool()));
+    assert!(matches!(image(&nothing, &log), Err(CommitError::Refused(Refusal::KeyMissing { .. }))));
+    let twice = [log[0].clone(), log[0].clone()];
     assert!(matches!(image(&state.keys, &twice), Err(CommitError::Refused(Refusal::Audit))));
     assert!(store.load(&pool()).unwrap().is_none());
-    image(&state.keys, &saved.audit).unwrap();
+    image(&state.keys, &log).unwrap();
     saved.head.part_writes = 0;
     assert_eq!(see(store, &pool()), Some(saved));
+    // Word for word, because later releases may print the same differently.
+    assert_eq!(walk::links(store, &pool()), log);
+    let ends =
+        [&source as &dyn ReadStore, store].map(|store| store.chain(&pool(), Revision::ZERO).unwrap().unwrap().end);
+    assert_eq!(
+        (ends[0].revision, ends[0].document, ends[0].chain),
+        (ends[1].revision, ends[1].document, ends[1].chain)
+    );
 }
 
 pub(crate) fn pools_do_not_mix(store: &dyn Store) {
@@ -460,6 +468,8 @@ pub(crate) fn a_copy_follows(store: &dyn Store) {
     assert!(store.follow(&pool_name("nowhere"), &mut copy).is_err());
 }
 
+pub(crate) use super::chain::the_audit_log_is_a_chain;
+
 pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
     let entries: Vec<_> = (1..=AUDIT_READ_MAX as u64 + 5)
         .map(|revision| {
@@ -470,8 +480,9 @@ pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
         .collect();
     let mut document = walk::new_document(SEED);
     document.revision = Revision::new(AUDIT_READ_MAX as u64 + 5);
+    let log = walk::linked(&document, &entries);
     let content = PoolContent::new(document, Parts::default());
-    store.create(&pool(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &entries }).unwrap();
+    store.create(&pool(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &log }).unwrap();
     assert_eq!(store.audit(&pool(), Revision::ZERO).unwrap(), entries[..AUDIT_READ_MAX]);
     assert_eq!(store.audit(&pool(), Revision::new(AUDIT_READ_MAX as u64)).unwrap(), entries[AUDIT_READ_MAX..]);
     assert_eq!(store.audit(&pool(), Revision::new(u64::MAX)).unwrap(), []);

@@ -8,14 +8,20 @@ use tfo_model::ids::{NodeId, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{
-    Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, LogEntry, LogPart, Logged, TOKENS_MAX, Token,
-    TokenEnd, TokenError, TokenFault, Wish,
+    Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, Image, LogEntry, LogPart, Logged, Shown, TOKENS_MAX,
+    Token, TokenEnd, TokenError, TokenFault, Wish,
 };
 use tfo_store::{Enrolments, MemoryStore, ReadEnrolments, SqliteStore};
+use tfo_testbed::etcd::{Etcd, Plan, need_etcd};
+use tfo_testbed::skip_unless;
+
+use super::enrolment_log::verify;
+use super::etcd;
+use tfo_testbed::proxy::{Mode, Proxy};
 
 /// Where requests come from.
 const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
+pub(super) const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
 const DAY: u64 = 86_400;
 const SECRET: Digest = Digest([7; 32]);
 
@@ -27,12 +33,17 @@ fn operator() -> NodeId {
     "ops1.example.org".parse().unwrap()
 }
 
+/// What the log of an image says.
+fn said(image: &Image) -> Vec<LogEntry> {
+    image.log.iter().map(|written| written.entry().clone()).collect()
+}
+
 /// The id of a token by its number.
 fn id(number: usize) -> TokenId {
     format!("{number:012x}").parse().unwrap()
 }
 
-fn token(number: usize, uses: u32) -> Token {
+pub(super) fn token(number: usize, uses: u32) -> Token {
     Token {
         id: id(number),
         hash: SECRET,
@@ -50,7 +61,7 @@ fn token(number: usize, uses: u32) -> Token {
     }
 }
 
-fn certificate(number: u8, name: &str, at: UnixTime) -> Certificate {
+pub(super) fn certificate(number: u8, name: &str, at: UnixTime) -> Certificate {
     Certificate {
         serial: SerialNumber::of_random([number; 16]),
         node: node(name),
@@ -63,7 +74,7 @@ fn certificate(number: u8, name: &str, at: UnixTime) -> Certificate {
 }
 
 /// Records a certificate by the token of this number.
-fn record(store: &dyn Enrolments, number: usize, certificate: &Certificate) -> Result<bool, EnrolError> {
+pub(super) fn record(store: &dyn Enrolments, number: usize, certificate: &Certificate) -> Result<bool, EnrolError> {
     store.record(certificate, Claim::Token { id: &id(number), hash: &SECRET, known: false }, Some(FROM))
 }
 
@@ -134,6 +145,7 @@ fn plan(id: u64, names: &[&str], at: UnixTime) -> CutOff {
     CutOff {
         id,
         by: "coordinator".parse().unwrap(),
+        life: None,
         pool: "edge".parse().unwrap(),
         nodes: names.iter().map(|name| node(name)).collect(),
         operator: operator(),
@@ -229,6 +241,14 @@ fn every_change_has_its_entry_and_an_attempt_that_fails_has_none(store: &dyn Enr
     assert_eq!(store.log(LogPart::Before(numbers[2])).unwrap(), log[..2]);
     assert_eq!(store.log(LogPart::After(u64::MAX)).unwrap(), []);
     assert_eq!(store.log(LogPart::Before(u64::MAX)).unwrap(), log);
+    // It is a chain, of which each entry leads to the next.
+    let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+    let verified = verify(store).unwrap();
+    assert_eq!((verified.entries, verified.first, verified.last), (numbers.len() as u64, first, last));
+    store.add_to_log(std::slice::from_ref(&seen)).unwrap();
+    let later = verify(store).unwrap();
+    assert!(later.entries == verified.entries + 1 && later.chain != verified.chain, "{later:?}");
+    assert_eq!(store.log_chain(last).unwrap().rows.len(), 1);
     // No hash of a secret is in it, whatever its form.
     let text = format!("{log:?}");
     assert!(!text.contains(&"07".repeat(4)) && !text.contains("7, 7, 7"), "{text}");
@@ -262,9 +282,11 @@ fn a_restore_takes_no_revocation_back_and_gives_no_use_back(store: &dyn Enrolmen
     assert_eq!(refused(renew(store, &again, NOW.plus(9))), EnrolRefused::KeyUsed);
     let log = store.log(LogPart::After(0)).unwrap();
     let entries: Vec<_> = log.iter().map(|logged| logged.entry.clone()).collect();
-    assert_eq!((&entries[..7], entries[7].action, entries.len()), (&image.log[..], EnrolAction::Restored, 8));
-    // Once more: nothing changes.  Beside what has happened since: what is revoked on either side stays so.
+    assert_eq!((&entries[..7], entries[7].action, entries.len()), (&said(&image)[..], EnrolAction::Restored, 8));
+    // Taken over word for word, so that the chain goes through.
     let before = store.image().unwrap();
+    assert_eq!((&before.log[..7], verify(store).map(|verified| verified.entries)), (&image.log[..], Ok(8)));
+    // Once more: nothing changes.  Beside what has happened since: what is revoked on either side stays so.
     store.restore(&image, NOW.plus(10)).unwrap();
     assert_eq!(store.image().unwrap(), before);
     let order = plan(9, &["c"], NOW.plus(11));
@@ -280,6 +302,26 @@ fn a_restore_takes_no_revocation_back_and_gives_no_use_back(store: &dyn Enrolmen
     times.sort();
     let at = |secs| Some(NOW.plus(secs));
     assert_eq!(times, [(node("a"), at(2)), (node("b"), at(12)), (node("c"), at(11))]);
+}
+
+fn a_certificate_that_is_not_recorded_is_recorded_when_it_is_shown(store: &dyn Enrolments) {
+    let (a, at) = (node("a"), NOW.plus(1));
+    let serial = SerialNumber::of_random([1; 16]);
+    let shown = Shown { serial, node: &a, not_after: NOW.plus(DAY), at, from: Some(FROM) };
+    assert!(store.meet(&shown).unwrap());
+    assert!(!store.meet(&Shown { at: NOW.plus(2), ..shown }).unwrap(), "once");
+    let recorded = store.certificates(&a).unwrap();
+    assert_eq!(recorded.len(), 1);
+    assert_eq!((recorded[0].serial, recorded[0].not_after, recorded[0].issued_at), (serial, NOW.plus(DAY), at));
+    // Its name is not free, and it goes with its node.
+    store.add_token(&token(1, 9), NOW).unwrap();
+    assert_eq!(refused(record(store, 1, &certificate(2, "a", NOW.plus(2)))), EnrolRefused::Taken);
+    let order = plan(7, &["a"], NOW.plus(3));
+    assert_eq!(store.finish_cut_off(&order, &order.nodes, NOW.plus(3)).unwrap(), 1);
+    assert!(!store.meet(&shown).unwrap(), "a revoked one stays so");
+    assert_eq!(store.revoked().unwrap().len(), 1);
+    let actions: Vec<_> = store.log(LogPart::After(0)).unwrap().into_iter().map(|one| one.entry.action).collect();
+    assert_eq!(actions, [EnrolAction::Met, EnrolAction::TokenMade, EnrolAction::CertificatesRevoked]);
 }
 
 fn the_newest_certificate_of_a_name_stays_recorded(store: &dyn Enrolments) {
@@ -312,6 +354,15 @@ fn tokens_are_bounded_and_ended_ones_make_room(store: &dyn Enrolments) {
 
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {
+        #[test]
+        fn etcd_conforms() {
+            skip_unless!(need_etcd());
+            let etcd = Etcd::new(&Plan::of(1));
+            $(
+                eprintln!(stringify!($test));
+                $test(&etcd::open_at(&etcd, concat!("/", stringify!($test), "/")));
+            )*
+        }
         mod memory {
             $(#[test] fn $test() { super::$test(&tfo_store::MemoryStore::new()); })*
         }
@@ -331,6 +382,7 @@ suite! {
     a_plan_keeps_its_nodes_from_certificates_until_it_is_carried_out,
     every_change_has_its_entry_and_an_attempt_that_fails_has_none,
     a_restore_takes_no_revocation_back_and_gives_no_use_back,
+    a_certificate_that_is_not_recorded_is_recorded_when_it_is_shown,
     the_newest_certificate_of_a_name_stays_recorded,
     tokens_are_bounded_and_ended_ones_make_room,
 }
@@ -352,4 +404,81 @@ fn a_restart_forgets_nothing() {
     assert_eq!(store.revoked().unwrap(), [Certificate { revoked_at: Some(NOW.plus(2)), ..recorded }]);
     assert_eq!(store.cut_offs().unwrap(), [plan(8, &["b"], NOW)]);
     assert_eq!(store.log(LogPart::After(0)).unwrap().len(), 3);
+}
+
+#[test]
+fn coordinators_that_enrol_at_once_take_no_use_twice() {
+    const USES: u32 = 7;
+    skip_unless!(need_etcd());
+    let etcd = Etcd::new(&Plan::of(1));
+    let stores = [etcd::open(&etcd), etcd::open(&etcd)];
+    stores[0].add_token(&token(1, USES), NOW).unwrap();
+    let (store, wanted) = (&stores[1], 24_u8);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let ask = |number: u8| {
+            let store = &stores[usize::from(number) % stores.len()];
+            scope.spawn(move || record(store, 1, &certificate(number, &format!("n{number}"), NOW.plus(1))))
+        };
+        let asked: Vec<_> = (0..wanted).map(ask).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let done = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(done, USES as usize, "{results:?}");
+    for late in results.into_iter().filter(Result::is_err) {
+        assert_eq!(refused(late), EnrolRefused::Token(TokenFault::UsedUp));
+    }
+    let image = store.image().unwrap();
+    assert_eq!((image.tokens[0].used, image.certificates.len()), (USES, USES as usize));
+    // Made, each use, and used up: an entry each, in an order that all see.
+    let actions: Vec<_> = said(&image).iter().map(|entry| entry.action).collect();
+    let enrolled = actions.iter().filter(|action| **action == EnrolAction::Enrolled).count();
+    assert_eq!((enrolled, actions.len()), (USES as usize, USES as usize + 2), "{actions:?}");
+    assert_eq!(actions.last(), Some(&EnrolAction::TokenUsedUp));
+}
+
+#[test]
+fn a_certificate_whose_record_was_open_is_recorded_once() {
+    skip_unless!(need_etcd());
+    let etcd = Etcd::new(&Plan::of(1));
+    let direct = etcd::open(&etcd);
+    direct.add_token(&token(1, 9), NOW).unwrap();
+    let proxy = Proxy::before(etcd.address(0));
+    let slow = etcd::open_through(&etcd, &proxy);
+    // The transaction is what follows the first answer: done, or late, and its client hears nothing of it for a while.
+    for (number, mode) in [(1, Mode::ThenSwallow), (2, Mode::ThenHold)] {
+        let one = certificate(number, &format!("n{number}"), NOW.plus(1));
+        proxy.set(mode);
+        let recorded = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| record(&slow, 1, &one));
+            // Longer than a write is waited for, and shorter than it is settled.
+            std::thread::sleep(std::time::Duration::from_millis(4_000));
+            proxy.set(Mode::Pass);
+            asked.join().unwrap()
+        });
+        recorded.unwrap();
+        assert_eq!(direct.certificates(&one.node).unwrap(), [one], "{mode:?}");
+    }
+    let image = direct.image().unwrap();
+    assert_eq!((image.tokens[0].used, image.certificates.len(), image.log.len()), (2, 2, 3), "{image:?}");
+}
+
+#[test]
+fn an_order_about_thousands_of_names_is_carried_out_in_steps() {
+    skip_unless!(need_etcd());
+    let etcd = Etcd::new(&Plan::of(1));
+    let store = etcd::open(&etcd);
+    store.add_token(&token(1, 200), NOW).unwrap();
+    for number in 0..70 {
+        record(&store, 1, &certificate(number, &format!("n{number:04}"), NOW)).unwrap();
+    }
+    let names: Vec<String> = (0..4_500).map(|number| format!("n{number:04}")).collect();
+    let order = plan(7, &names.iter().map(String::as_str).collect::<Vec<_>>(), NOW);
+    store.plan_cut_off(&order).unwrap();
+    assert_eq!(store.cut_offs().unwrap(), std::slice::from_ref(&order));
+    assert_eq!(refused(record(&store, 1, &certificate(99, "n4499", NOW))), EnrolRefused::CutOff);
+    assert_eq!(store.finish_cut_off(&order, &order.nodes, NOW.plus(1)).unwrap(), 70);
+    assert_eq!((store.revoked().unwrap().len(), store.cut_offs().unwrap()), (70, vec![]));
+    let told: u64 =
+        said(&store.image().unwrap()).iter().filter(|entry| entry.reason == "forget").map(|one| one.count).sum();
+    assert_eq!(told, 70);
 }

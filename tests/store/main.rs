@@ -7,9 +7,13 @@ mod backup;
 #[cfg(test)]
 mod backup_enrolment;
 #[cfg(test)]
+mod chain;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod enrolment_log;
 #[cfg(test)]
 mod enrolments;
 #[cfg(test)]
@@ -19,13 +23,15 @@ mod etcd;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
-mod proxy;
-#[cfg(test)]
 mod reader;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod rekey;
+#[cfg(test)]
 mod taken_away;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod walk;
 
@@ -89,5 +95,6 @@ suite! {
     two_writers_lose_nothing,
     a_copy_follows,
     the_audit_log_is_read_in_pages,
+    the_audit_log_is_a_chain,
     a_random_walk_is_what_it_says,
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
-    Actor, AuditEntry, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
+    Actor, AuditEntry, BarrierCount, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
 };
-use tfo_engine::rollout::parts::{Ack, Beat, Entry, Excluded, Later, Parts, PoolContent, Stamp, Writer, Writes};
+use tfo_engine::rollout::history::Written;
+use tfo_engine::rollout::parts::{About, Ack, Beat, Entry, Excluded, Later, Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::record::{Exclusion, Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::PoolKey;
@@ -17,7 +18,7 @@ use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::{KeySource, Session};
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, Store};
+use tfo_store::{ChainHead, CommitError, Head, PoolImage, PoolState, ReadStore, Store};
 use tfo_testbed::random::Dice;
 
 /// Dice for one test, or one part of it.
@@ -89,7 +90,13 @@ fn hand_in(stored: &PoolState, by: &CoordinatorName) -> Writer {
 /// The next beat of a coordinator.
 pub(crate) fn beat(before: Option<Stamp>) -> Beat {
     let stamp = before.map_or_else(|| Stamp::taken_over(None), Stamp::next);
-    Beat { stamp, vouches: stamp.number > 1, at: UnixTime::from_secs(1_700_000_000 + stamp.number), tally: None }
+    Beat {
+        stamp,
+        vouches: stamp.number > 1,
+        at: UnixTime::from_secs(1_700_000_000 + stamp.number),
+        tally: None,
+        about: About::default(),
+    }
 }
 
 /// What is stored of a node's sync: it only reports, so no barrier waits for it.
@@ -105,7 +112,7 @@ pub(crate) fn ack(syncs: u64) -> Ack {
         source: KeySource::Derive,
         holds: None,
     };
-    Ack { report, syncs, window: None, baseline: None, at: UnixTime::from_secs(1_700_000_000 + syncs) }
+    Ack { report: report.into(), syncs, window: None, baseline: None, at: UnixTime::from_secs(1_700_000_000 + syncs) }
 }
 
 /// The next sync of each node at this coordinator: the first of a session, or a later one in its own.
@@ -117,12 +124,12 @@ pub(crate) fn touch(snapshot: &Snapshot, by: &CoordinatorName, nodes: impl IntoI
         let ack = ack(syncs + 1);
         match (record, session) {
             (Some(record), Some(session)) if record.coordinator.as_ref() == Some(by) && syncs % 3 != 0 => {
-                writes.acks.insert(node, Later { session, ack, silent: false });
+                writes.acks.insert(node, Later { session, ack, silent: false }.into());
             }
             _ => {
                 let session = Session { ordinal: session.map_or(1, |before| before.ordinal + 1), nonce: syncs };
                 let answers = record.and_then(|record| record.exclusion);
-                writes.entries.insert(node, Entry { session, answers, first: ack });
+                writes.entries.insert(node, Entry { session, answers, first: ack }.into());
             }
         }
     }
@@ -151,6 +158,7 @@ pub(crate) fn proposal(stored: &Document, change: impl FnOnce(&mut Document) -> 
         nodes: BTreeSet::new(),
         more: 0,
         reason: String::new(),
+        barrier: BarrierCount { required: 1, needed: 1, behind: 0 },
     };
     Proposal { expected: stored.revision, document, exclusions: BTreeMap::new(), dropped: BTreeSet::new(), audit }
 }
@@ -243,6 +251,25 @@ pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
         }
         audit.extend(page);
     }
+}
+
+/// The audit log as it is stored.
+pub(crate) fn links(store: &dyn ReadStore, pool: &PoolName) -> Vec<Written> {
+    let mut links: Vec<Written> = Vec::new();
+    loop {
+        let after = links.last().map_or(Revision::ZERO, |last| last.link().entry.revision);
+        let page = store.chain(pool, after).unwrap().unwrap().rows;
+        if page.is_empty() {
+            return links;
+        }
+        links.extend(page.iter().map(|row| row.written().unwrap()));
+    }
+}
+
+/// These entries as a log about one document.
+pub(crate) fn linked(document: &Document, entries: &[AuditEntry]) -> Vec<Written> {
+    let mut chain = ChainHead::start(&document.pool_id);
+    entries.iter().map(|entry| chain.add(document, entry.clone(), u64::MAX)).collect()
 }
 
 /// A pause by an operator.

@@ -1,7 +1,6 @@
 //! Configurations of the programs, as text.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::Path;
 
 /// coordinator.toml: all files are in one directory, and stay there.
@@ -61,10 +60,4 @@ pub fn kek() -> Vec<u8> {
 /// Where the three files are, as `[source]`, `[report]` and ctl.toml name them.
 pub fn client_files(ca: &Path, cert: &Path, key: &Path) -> String {
     format!("ca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n")
-}
-
-/// A port of 127.0.0.1 that is free at this moment.
-pub fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound")
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::config::{CoordinatorToml, kek};
 use crate::host::replace;
 use crate::pki::{Ca, Identity, client_config};
-use crate::{SOON, free_port, mortal, poll_some, poll_until, program, scratch};
+use crate::{PATIENCE, SOON, free_port, mortal, poll_some, poll_until, program, scratch};
 
 /// Log file of all runs, in the coordinator's directory.
 const LOG: &str = "coordinator-log";
@@ -88,9 +89,18 @@ impl Coordinator {
     /// Waits for its end.
     #[track_caller]
     pub fn ended(&mut self) -> ExitStatus {
-        let status = poll_some(SOON, || self.child.as_mut().expect("it runs").try_wait().unwrap());
+        let status = poll_some(PATIENCE, || self.child.as_mut().expect("it runs").try_wait().unwrap());
         self.child = None;
         status.unwrap_or_else(|| panic!("it does not end: {}", self.log()))
+    }
+
+    /// Whether it has ended by itself; then it may be started again.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
     }
 
     /// Fails if it has ended by itself.
@@ -274,17 +284,23 @@ pub struct Client {
     client: reqwest::Client,
     base: String,
     runtime: tokio::runtime::Handle,
+    patience: Duration,
 }
 
 impl Client {
     pub fn new(runtime: &tokio::runtime::Handle, api: SocketAddr, tls: rustls::ClientConfig) -> Self {
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
-        Self { client, base: format!("https://{api}"), runtime: runtime.clone() }
+        Self { client, base: format!("https://{api}"), runtime: runtime.clone(), patience: SOON }
+    }
+
+    /// The same, and it waits so long for an answer.
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Any request; status 0 if there was no answer at all.
     pub fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> (u16, Value) {
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).timeout(SOON);
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).timeout(self.patience);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }

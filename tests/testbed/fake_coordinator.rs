@@ -111,6 +111,17 @@ impl FakeCoordinator {
         Self::start_as(netns, ca, address, &ca.both(&["localhost", "127.0.0.1"]))
     }
 
+    /// One that this node prefers less than `first`.
+    pub fn start_behind(first: &Self, node: &str, netns: &NetNs, ca: &Ca) -> Self {
+        loop {
+            let second = Self::start(netns, ca);
+            // The order follows from the ports, which chance has given.
+            if tfo_engine::route::preferred(node, &[first.url(), second.url()])[0] == 0 {
+                return second;
+            }
+        }
+    }
+
     /// The same with this certificate.
     pub fn start_as(netns: &NetNs, ca: &Ca, address: &str, identity: &Identity) -> Self {
         let listener = netns.run(|| std::net::TcpListener::bind(address)).unwrap();

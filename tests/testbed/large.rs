@@ -58,11 +58,11 @@ pub fn large_world(nodes: usize) -> World {
         counters: Some(Counters { passive: 10, passive_alt_key: 2, passive_fail: 1 }),
         seen: document.generation,
         source: KeySource::Coordinator,
-        holds: Some(slots.prints()),
+        holds: None,
     };
     let entry = |index: usize| {
-        let ack = Ack { report: report(index), syncs: 1, window: None, baseline: None, at: clock::now() };
-        Entry { session: Session { ordinal: 1, nonce: 1 }, answers: None, first: ack }
+        let ack = Ack { report: report(index).into(), syncs: 1, window: None, baseline: None, at: clock::now() };
+        Entry { session: Session { ordinal: 1, nonce: 1 }, answers: None, first: ack }.into()
     };
     let entries: BTreeMap<_, _> = (0..nodes).map(|index| (name(index), entry(index))).collect();
     let roster = Roster { entries, ..Roster::default() };

@@ -21,7 +21,7 @@ pub(crate) const MEMORY_DIR: &str = "/dev/shm";
 const PREFIX: &str = "tfo-test-";
 
 /// A name for something of this process; `rest` tells its things apart.
-pub(crate) fn name(rest: &str) -> String {
+pub fn name(rest: &str) -> String {
     static REAP: Once = Once::new();
     REAP.call_once(reap);
     format!("{PREFIX}{}-{rest}", std::process::id())
@@ -61,14 +61,14 @@ pub(crate) fn remove_netns(name: &str) {
 }
 
 /// Where the cgroup2 tree is mounted.
-pub(crate) fn cgroup_root() -> Option<PathBuf> {
+pub fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
     mount.split(' ').nth(1).map(PathBuf::from)
 }
 
 /// Kills every process in a test cgroup and removes it with those below it.  False: some processes are still there.
-pub(crate) fn remove_cgroup(cgroup: &Path) -> bool {
+pub fn remove_cgroup(cgroup: &Path) -> bool {
     poll_until(Duration::from_secs(10), || {
         fs::write(cgroup.join("cgroup.kill"), "1").ok();
         remove_below(cgroup);

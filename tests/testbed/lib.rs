@@ -9,30 +9,36 @@
 pub mod axe;
 pub mod browser;
 pub mod cable;
+pub mod cluster;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
 pub mod etcd;
 pub mod fake_coordinator;
 pub mod fleet;
+pub mod history;
 pub mod host;
 pub mod kernel_clock;
 pub mod large;
-mod leftovers;
+pub mod leftovers;
 pub mod levers;
 pub mod machine;
 mod netns;
 pub mod output;
 pub mod package;
 pub mod pki;
+pub mod ports;
+pub mod proxy;
 pub mod random;
 pub mod secrets;
+pub mod soaked;
 pub mod swarm;
 pub mod terminal;
 pub mod transcript;
+pub mod wall_clock;
 
-pub use config::free_port;
 pub use netns::{NetNs, ip};
+pub use ports::free_port;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -55,8 +61,13 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// Longest wait for anything that takes some seconds on an idle machine: agents pause up to 8 s after failures.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long `poll_until` waits between two looks.
+/// How long `poll_until` waits between two looks, at first.
 pub const POLL_EVERY: Duration = Duration::from_millis(10);
+
+/// After a while it is a part of the time that it has waited, so that who waits for minutes leaves the processors to the others,
+/// and no more than this.
+const POLL_EVERY_MAX: Duration = Duration::from_millis(250);
+const POLL_PARTS: u32 = 50;
 
 /// Says that this test cannot run here, and why.  The caller returns afterwards.
 ///
@@ -233,7 +244,7 @@ pub fn poll_some<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> 
         if seen.is_some() || last_look {
             return seen;
         }
-        std::thread::sleep(POLL_EVERY);
+        std::thread::sleep((started.elapsed() / POLL_PARTS).clamp(POLL_EVERY, POLL_EVERY_MAX));
     }
 }
 

@@ -23,11 +23,11 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/machine.sh");
 /// How long a boot may take: 0.5 s on an idle machine, the rest is for two shared cores.
 const BOOT_MAX: Duration = Duration::from_secs(40);
 
-/// How long one command inside may take, in seconds: Puppet needs a minute where all cores are busy.
-const COMMAND_MAX_SECS: &str = "120";
+/// How long one command inside may take, in seconds: Puppet needs some minutes where all cores are busy.
+const COMMAND_MAX_SECS: &str = "400";
 
 /// The whole machine ends by itself after this time, in seconds: as nextest ends its test.
-const TIME_TO_LIVE_SECS: &str = "480";
+const TIME_TO_LIVE_SECS: &str = "1200";
 
 /// Where units of packages live.
 const UNIT_DIR: &str = "/usr/lib/systemd/system";

@@ -1,4 +1,5 @@
-//! The Debian packages, packed from the programs that `cargo test` has built, and machines that they are installed on.
+//! The packages, packed from the programs that `cargo test` has built, and machines that they are installed on: Debian's,
+//! unless a name says otherwise.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -20,9 +21,11 @@ pub fn unpacked(packages: &Packages, image: Image, package: &str) -> Image {
 /// Where the packages lie inside a machine.
 const INSIDE: &str = "/var/cache/tfo-test";
 
-/// The packages of this build, which all tests of one run share.
+/// The packages of this build of one form, which all tests of one run share.
 pub struct Packages {
     dir: PathBuf,
+    /// What is between a package's name and its version.
+    separator: char,
 }
 
 /// Packs the packages, once for all processes of a run.  None, and the test is skipped, where cargo-deb is missing.
@@ -32,37 +35,60 @@ pub fn need_packages() -> Option<&'static Packages> {
     if !crate::need_tool("cargo-deb") || !crate::need_tool("dpkg") {
         return None;
     }
-    Some(PACKED.get_or_init(Packages::pack))
+    Some(PACKED.get_or_init(|| Packages::pack("debian", '_')))
+}
+
+/// The same for .rpm.
+#[track_caller]
+pub fn need_rpms() -> Option<&'static Packages> {
+    static PACKED: OnceLock<Packages> = OnceLock::new();
+    if !crate::need_tool("cargo-generate-rpm") || !crate::need_tool("rpm") {
+        return None;
+    }
+    Some(PACKED.get_or_init(|| Packages::pack("rpm", '-')))
+}
+
+/// The same for images of containers.
+#[track_caller]
+pub fn need_images() -> Option<&'static Packages> {
+    static PACKED: OnceLock<Packages> = OnceLock::new();
+    if !crate::need_root() || !crate::need_tool("buildah") {
+        return None;
+    }
+    Some(PACKED.get_or_init(|| Packages::pack("oci", '-')))
 }
 
 impl Packages {
-    /// Packs them into a directory below target/tmp, unless another process of this run has.
-    fn pack() -> Self {
+    /// Packs them with config/FORM/pack into a directory below target/tmp, unless another process of this run has.
+    fn pack(form: &str, separator: char) -> Self {
+        // One lock for all: each makes target/package.
         let lock = File::create(crate::shared("packages.lock")).expect("target/tmp takes it");
         lock.lock().expect("a lock can be waited for");
-        let (dir, made_by) = (crate::shared("packages"), crate::shared("packages.run"));
-        let packed = Self { dir: dir.clone() };
+        let (dir, made_by) =
+            (crate::shared(&format!("packages-{form}")), crate::shared(&format!("packages-{form}.run")));
+        let packed = Self { dir: dir.clone(), separator };
         if std::fs::read_to_string(&made_by).is_ok_and(|run| run == this_run()) {
             return packed;
         }
         std::fs::remove_file(&made_by).ok();
         std::fs::remove_dir_all(&dir).ok();
         std::fs::create_dir_all(&dir).expect("target/tmp takes it");
-        let mut command = Command::new(crate::repository("config/debian/build"));
-        let output = command.arg("--built").arg("dev").arg(&dir).output().expect("the script starts");
+        let script = format!("config/{form}/pack");
+        let mut command = Command::new(crate::repository(&script));
+        let output = command.arg("dev").arg(&dir).output().expect("the script starts");
         let told = stderr(&output);
-        assert!(output.status.success(), "config/debian/build: {told}");
+        assert!(output.status.success(), "{script}: {told}");
         std::fs::write(made_by, this_run()).expect("target/tmp takes it");
         packed
     }
 
-    /// The .deb of a package.
+    /// The file of a package.
     pub fn file(&self, package: &str) -> PathBuf {
+        let start = format!("{package}{}", self.separator);
         let entries = std::fs::read_dir(&self.dir).expect("they were packed").flatten();
-        let found = entries.map(|entry| entry.path()).find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
-        });
-        found.unwrap_or_else(|| panic!("there is no package {package}"))
+        let mut found = entries.map(|entry| entry.path());
+        let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start));
+        found.find(named).unwrap_or_else(|| panic!("there is no package {package}"))
     }
 
     /// Puts a package into root's home on the image's disk, under the name that it was built with; gives that name.

@@ -100,6 +100,17 @@ impl Ca {
         Self { pem, key_pem: key.serialize_pem(), issuer: Issuer::new(params, key) }
     }
 
+    /// The same once more.
+    pub fn duplicate(&self) -> Self {
+        Self::of(&self.pem, &self.key_pem)
+    }
+
+    fn of(pem: &str, key_pem: &str) -> Self {
+        let key = KeyPair::from_pem(key_pem).expect("our own key");
+        let issuer = Issuer::from_ca_cert_pem(pem, key).expect("our own certificate");
+        Self { issuer, pem: pem.to_owned(), key_pem: key_pem.to_owned() }
+    }
+
     /// For another process: certificate and key, PEM.
     pub fn save(&self, path: &Path) {
         put(path, &format!("{}{}", self.pem, self.key_pem));
@@ -109,9 +120,7 @@ impl Ca {
     pub fn load(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).expect("the other process wrote it");
         let (pem, key_pem) = text.split_at(text.find("-----BEGIN PRIVATE KEY").expect("both are in it"));
-        let key = KeyPair::from_pem(key_pem).expect("our own key");
-        let issuer = Issuer::from_ca_cert_pem(pem, key).expect("our own certificate");
-        Self { issuer, pem: pem.to_owned(), key_pem: key_pem.to_owned() }
+        Self::of(pem, key_pem)
     }
 
     /// A certificate of this CA.

@@ -2,12 +2,13 @@
 //! one certificate each.  They install new keys at once.
 //!
 //! The HTTP client is written by hand, because in a benchmark on two cores a real one would take more of them than the
-//! coordinator.  Pauses after a failure are the agent's own (`tfo_engine::backoff`), and so is what it makes of "not heard".
+//! coordinator.  Which coordinator they ask and when is the agent's own (`tfo_engine::route`), and so is what it makes of
+//! "not heard".
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,13 +16,16 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use tfo_engine::backoff::{Pauses, Trouble};
+use tfo_engine::backoff::Trouble;
+use tfo_engine::route::{Returns, Route, preferred};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use tfo_wire::v1::sync::ELSEWHERE_HEADER;
 
 use crate::pki::{Ca, roots};
 
@@ -86,6 +90,8 @@ struct Standing {
     generation: AtomicU64,
     /// Answers that it got on its present connection; 0 = not there.
     answers: AtomicU64,
+    /// The coordinator that answered last.
+    server: AtomicUsize,
     holds: Mutex<Option<Arc<Learnt>>>,
 }
 
@@ -103,16 +109,29 @@ pub enum Fault {
 /// Where and how agents connect.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub server: SocketAddr,
-    /// The CA of the server's certificate, PEM.
+    /// The coordinators: a name, by which agents prefer one to another, and its address.
+    pub servers: Vec<(String, SocketAddr)>,
+    /// When agents go back to a coordinator that they prefer.
+    pub returns: Returns,
+    /// The CA of the servers' certificates, PEM.
     pub server_ca: String,
     /// Ordinals of the agents.
     pub agents: std::ops::Range<usize>,
+    /// The address that they connect from; none: those of loopback, some of which they share.
+    pub from: Option<Ipv4Addr>,
     /// Length of a long poll in seconds.
     pub poll_secs: u64,
     /// Whether agents are compared with each other at each installation (docs/protocol.md#the-theorem), and none may miss a
     /// generation.
     pub strict: bool,
+}
+
+impl Plan {
+    /// For one coordinator.
+    pub fn for_one(server: SocketAddr, server_ca: String, agents: std::ops::Range<usize>) -> Self {
+        let servers = vec![("coordinator".to_owned(), server)];
+        Self { servers, returns: Returns::SLOWLY, server_ca, agents, from: None, poll_secs: 5, strict: false }
+    }
 }
 
 struct Shared {
@@ -154,6 +173,11 @@ impl Swarm {
         Self { shared, faults, tasks }
     }
 
+    /// Number of agents.
+    pub fn agents(&self) -> usize {
+        self.faults.len()
+    }
+
     pub fn counts(&self) -> &Counts {
         &self.shared.counts
     }
@@ -177,6 +201,14 @@ impl Swarm {
         generations
     }
 
+    /// How many agents were answered last by each coordinator, on the connection that they have.
+    pub fn loads(&self) -> Vec<usize> {
+        let mut loads = vec![0; self.shared.plan.servers.len()];
+        let answered = self.shared.standings.iter().filter(|own| own.answers.load(Ordering::Relaxed) > 0);
+        answered.for_each(|own| loads[own.server.load(Ordering::Relaxed)] += 1);
+        loads
+    }
+
     /// Ends them all.
     pub async fn end(mut self) {
         self.tasks.shutdown().await;
@@ -193,6 +225,9 @@ struct Agent {
     at: usize,
     name: String,
     connector: TlsConnector,
+    route: Route,
+    /// On the monotonic clock.
+    started: std::time::Instant,
     faults: mpsc::UnboundedReceiver<Fault>,
     ordinal: u64,
     seen: u64,
@@ -204,6 +239,8 @@ struct Agent {
 enum End {
     Trouble(Trouble, String),
     Fault(Fault),
+    /// There was nothing new, and the next request goes to another coordinator.
+    Turned,
 }
 
 impl End {
@@ -217,32 +254,44 @@ impl Agent {
         let name = name(shared.plan.agents.start + at);
         let connector = shared.tls.connector(&name);
         let ordinal = tfo_host::runtime::clock::now_ms();
-        Self { shared, at, name, connector, faults, ordinal, seen: 0, holds: None, slow: None }
+        let servers: Vec<String> = shared.plan.servers.iter().map(|(name, _)| name.clone()).collect();
+        let route = Route::new(preferred(&name, &servers), shared.plan.returns);
+        let started = tfo_host::runtime::clock::monotonic();
+        Self { shared, at, name, connector, route, started, faults, ordinal, seen: 0, holds: None, slow: None }
     }
 
     async fn live(mut self) {
-        let (mut pauses, mut first) = (Pauses::default(), true);
+        let mut first = true;
         loop {
-            let before = self.standing().answers.load(Ordering::Relaxed);
             let end = self.connection(std::mem::take(&mut first)).await;
-            if self.standing().answers.swap(0, Ordering::Relaxed) > before {
-                pauses = Pauses::default();
-            }
+            self.standing().answers.store(0, Ordering::Relaxed);
             match end {
                 End::Fault(Fault::Vanish(time)) => {
                     sleep(time).await;
-                    self.ordinal = (self.ordinal + 1).max(tfo_host::runtime::clock::now_ms());
-                    self.seen = 0;
+                    self.new_session();
                 }
-                End::Fault(Fault::Cut | Fault::Slow(_)) => {
-                    sleep(pauses.after(Trouble::Away, None, random())).await;
-                }
+                End::Fault(Fault::Cut | Fault::Slow(_)) => self.pause(Trouble::Away).await,
                 End::Trouble(trouble, why) => {
                     *lock(&self.shared.counts.troubles).entry(why).or_default() += 1;
-                    sleep(pauses.after(trouble, None, random())).await;
+                    self.pause(trouble).await;
                 }
+                End::Turned => self.new_session(),
             }
         }
+    }
+
+    fn new_session(&mut self) {
+        self.ordinal = (self.ordinal + 1).max(tfo_host::runtime::clock::now_ms());
+        self.seen = 0;
+    }
+
+    async fn pause(&mut self, trouble: Trouble) {
+        let now = self.started.elapsed();
+        let next = self.route.failed(now, trouble, None, random());
+        if next.other {
+            self.new_session();
+        }
+        sleep(next.at.saturating_sub(now)).await;
     }
 
     fn standing(&self) -> &Standing {
@@ -279,12 +328,12 @@ impl Agent {
                     }
                 }
             };
-            let (status, body) = match answered {
+            let (status, body, elsewhere) = match answered {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => return End::of(Trouble::Away, &error),
                 Err(_) => return End::Trouble(Trouble::Strained, "no answer in time".to_owned()),
             };
-            if is_not_heard(status, &body) && wait_secs == 0 {
+            if is_not_heard(status, &body) && wait_secs == 0 && self.route.has_one() {
                 wait_secs = self.shared.plan.poll_secs;
                 continue;
             }
@@ -292,7 +341,14 @@ impl Agent {
             if let Err(end) = self.take(status, body).await {
                 return end;
             }
-            self.standing().answers.fetch_add(1, Ordering::Relaxed);
+            self.route.succeeded();
+            let (standing, now) = (self.standing(), self.started.elapsed());
+            standing.server.store(self.route.current(), Ordering::Relaxed);
+            standing.answers.fetch_add(1, Ordering::Relaxed);
+            let is_idle = status == 204 && wait_secs > 0;
+            if is_idle && (self.route.returns(now) || (elsewhere && self.route.relieved(now, random()))) {
+                return End::Turned;
+            }
             wait_secs = self.shared.plan.poll_secs;
         }
     }
@@ -300,8 +356,9 @@ impl Agent {
     async fn connect(&self) -> io::Result<Line> {
         let socket = TcpSocket::new_v4()?;
         let host = u8::try_from(1 + (self.shared.plan.agents.start + self.at) / AGENTS_PER_ADDRESS).unwrap_or(1);
-        socket.bind(SocketAddr::new(Ipv4Addr::new(127, 0, 7, host).into(), 0))?;
-        let stream = socket.connect(self.shared.plan.server).await?;
+        let from = self.shared.plan.from.unwrap_or(Ipv4Addr::new(127, 0, 7, host));
+        socket.bind(SocketAddr::new(from.into(), 0))?;
+        let stream = socket.connect(self.shared.plan.servers[self.route.current()].1).await?;
         stream.set_nodelay(true)?;
         let server = ServerName::try_from("localhost").expect("it is a name");
         let stream = self.connector.connect(server, stream).await?;
@@ -422,14 +479,16 @@ struct Line {
 }
 
 impl Line {
-    /// Sends a request, and reads the whole answer: status and body.
-    async fn ask(&mut self, request: &str) -> io::Result<(u16, Vec<u8>)> {
+    /// Sends a request, and reads the whole answer: status, body, and whether it sends the node elsewhere.
+    async fn ask(&mut self, request: &str) -> io::Result<(u16, Vec<u8>, bool)> {
         self.stream.write_all(request.as_bytes()).await?;
         self.stream.flush().await?;
         self.buffer.clear();
         loop {
-            if let Some(answer) = parse(&self.buffer)? {
-                return Ok(answer);
+            if let Some((status, body)) = parse(&self.buffer)? {
+                let sent = ELSEWHERE_HEADER.as_bytes();
+                let elsewhere = status == 204 && self.buffer.windows(sent.len()).any(|part| part == sent);
+                return Ok((status, body, elsewhere));
             }
             self.buffer.reserve(1_024);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
@@ -454,7 +513,8 @@ pub fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
     Ok((body.len() >= length).then(|| (status, body[..length].to_vec())))
 }
 
-/// Whether the coordinator knows this agent and not all others yet: it is asked again at once, and waits for them.
+/// Whether the coordinator knows this agent and not all others yet: if it is the only one, it is asked again at once, and
+/// waits for them.
 fn is_not_heard(status: u16, body: &[u8]) -> bool {
     status == 503 && serde_json::from_slice(body).is_ok_and(|body: Value| body["kind"] == "not_heard")
 }

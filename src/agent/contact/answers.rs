@@ -11,7 +11,7 @@ use super::{Contact, NEXT_CONTACT, News, ROUND_MIN, jitter, nonce};
 use tfo_engine::backoff::part;
 use tfo_engine::fence::{AnswerAccepted, AnswerRefused, PoolAnswer};
 use tfo_host::runtime::clock;
-use tfo_wire::client::ClientError;
+use tfo_wire::client::{ClientError, Lost};
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::sync::SyncAnswer;
 
@@ -25,6 +25,7 @@ impl Contact {
     /// Takes the reply to `flight`.
     pub(super) fn take(&mut self, flight: &Flight, reply: Result<Reply, ClientError>) -> News {
         let (now, request) = (self.now(), flight.ask.request);
+        self.learn(flight, &reply, now);
         if reply.is_ok() && self.link.has_lapsed(now) {
             // The pool may have excluded this node meanwhile: the next request opens a session.
             debug!(coordinator = %self.url(), "the answer came when the node was detached; asking again");
@@ -33,18 +34,42 @@ impl Contact {
             return News::Pass;
         }
         match reply {
-            Ok(Reply::NoNews { absent_after }) => match self.link.nothing_new(request, now) {
+            Ok(Reply::NoNews { absent_after, elsewhere }) => match self.link.nothing_new(request, now) {
                 Ok(()) => {
                     if let Some(absent_after) = absent_after {
                         self.link.pool_waits(absent_after);
                     }
-                    self.answered(flight, now, News::None)
+                    let news = self.answered(flight, now, News::None);
+                    if flight.waits && self.instructed.is_none() {
+                        self.turn(elsewhere, now);
+                    }
+                    news
                 }
                 Err(refused) => self.refuse(&refused),
             },
             Ok(Reply::Instruction(answer)) => self.instruct(flight, &answer, now),
             Ok(Reply::Unwanted) => self.discard(InvalidInstruction::Unwanted),
             Err(error) => self.rejected(flight, &error, now),
+        }
+    }
+
+    /// What the path bears, by what became of a request that was held.
+    fn learn(&mut self, flight: &Flight, reply: &Result<Reply, ClientError>, now: Duration) {
+        if !flight.waits {
+            return;
+        }
+        let (waited, bearing) = (now.saturating_sub(flight.began), &mut self.bearings[self.route.current()]);
+        match reply {
+            Ok(_) => bearing.answered(waited),
+            Err(ClientError::Unreachable { lost: Lost::Away | Lost::Late, .. }) => {
+                if bearing.cut(waited, now) {
+                    let hold_secs = bearing.bears().as_secs();
+                    let (coordinator, waited_secs) = (self.url(), waited.as_secs());
+                    info!(%coordinator, waited_secs, hold_secs, "something on the way cuts connections without data; asking for shorter holds");
+                }
+            }
+            // It was answered, or not even sent.
+            Err(_) => {}
         }
     }
 
@@ -107,6 +132,15 @@ impl Contact {
             return News::Pass;
         }
         news
+    }
+
+    /// While there is nothing new: back to a better coordinator, or to another one because this one has too many nodes.
+    fn turn(&mut self, elsewhere: bool, now: Duration) {
+        if self.route.returns(now) || (elsewhere && self.route.relieved(now, jitter())) {
+            debug!(coordinator = %self.url(), "asking this one from now on");
+            self.link.open_session(clock::now_ms(), nonce());
+            self.next_at = now;
+        }
     }
 
     /// The coordinator answered with an error, or could not be reached.

@@ -9,7 +9,8 @@ use serde::de::IgnoredAny;
 use tfo_engine::fence::Ask;
 use tfo_model::ids::PoolName;
 use tfo_model::node::KeySource;
-use tfo_wire::client::{Answer, BaseUrl, Call, Client, ClientError};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Answer, Call, Client, ClientError};
 use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, SyncRequest};
 
 /// How long a coordinator may take beyond the wait that it was asked for: connecting, a slow store, the way back.  Longer
@@ -23,6 +24,8 @@ pub(super) enum Reply {
     NoNews {
         /// How long the pool waits for this node, if the answer says so.
         absent_after: Option<Duration>,
+        /// Whether the node is to ask another coordinator, which has fewer nodes.
+        elsewhere: bool,
     },
     /// 200.
     Instruction(Box<SyncAnswer>),
@@ -59,12 +62,12 @@ pub(super) fn send(
         if request.source == KeySource::Coordinator {
             Ok(match client.answer::<_, SyncAnswer>(&base, call, Some(&request)).await? {
                 Answer::Content(answer) => Reply::Instruction(Box::new(answer)),
-                Answer::NoContent { absent_after } => Reply::NoNews { absent_after },
+                Answer::NoContent { absent_after, elsewhere } => Reply::NoNews { absent_after, elsewhere },
             })
         } else {
             Ok(match client.answer::<_, IgnoredAny>(&base, call, Some(&request)).await? {
                 Answer::Content(IgnoredAny) => Reply::Unwanted,
-                Answer::NoContent { absent_after } => Reply::NoNews { absent_after },
+                Answer::NoContent { absent_after, elsewhere } => Reply::NoNews { absent_after, elsewhere },
             })
         }
     })

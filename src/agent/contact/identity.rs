@@ -11,6 +11,7 @@ use tfo_model::time::UnixTime;
 use tfo_pki::renewal::Life;
 use tfo_tls::client::{ClientIdentity, FileStamps, client_identity};
 use tfo_wire::client::Client;
+use tfo_wire::v1::sync::CERTIFICATE_ENDS;
 
 /// How often a certificate's expiry is checked although no file has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
@@ -107,6 +108,15 @@ impl Identity {
     /// The end of the certificate's validity.
     pub(super) fn not_after(&self) -> UnixTime {
         self.life.until()
+    }
+
+    /// Whether the fleet's operators have to look at the end of the certificate: the agent could not renew it, or what
+    /// renews it has not yet.
+    pub(super) fn ends_unrenewed(&self, by: Renewal, now: UnixTime) -> bool {
+        match by {
+            Renewal::ByAgent => self.notes.iter().any(|note| note.kind == CERTIFICATE_ENDS),
+            Renewal::ByHand => now >= self.life.ends_from(),
+        }
     }
 
     /// What is wrong with the certificates, as warnings: keys do not depend on it before a coordinator refuses them.

@@ -15,7 +15,6 @@ mod probe;
 mod purpose;
 mod renewal;
 mod report;
-mod route;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -29,14 +28,15 @@ use self::identity::Identity;
 use self::purpose::Purpose;
 use self::renewal::Renewals;
 use self::report::{NodeReport, RequestTerms};
-use self::route::Route;
 use super::report::PassReport;
 use super::source::Offer;
 use tfo_config::agent::AgentSettings;
 use tfo_config::contact::ContactSettings;
 use tfo_crypto::random;
+use tfo_engine::bearing::Bearing;
 use tfo_engine::fence::Link;
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
+use tfo_engine::route::{Returns, Route, preferred};
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::clock;
 use tfo_model::count::Generation;
@@ -45,6 +45,7 @@ use tfo_model::node::Session;
 use tfo_model::problem::Problem;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::UnixTime;
+use tfo_wire::v1::sync::CERTIFICATE_ENDS;
 
 pub(crate) use failure::refusal;
 pub use identity::load as load_identity;
@@ -52,8 +53,8 @@ pub use instruction::{Instructed, InvalidInstruction};
 pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
+pub use renewal::RenewalCounts;
 pub(crate) use renewal::next_of;
-pub use renewal::{CERTIFICATE_ENDS, RenewalCounts};
 pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 
@@ -90,6 +91,8 @@ pub struct Contact {
     started: Instant,
     link: Link,
     route: Route,
+    /// What the path to each coordinator bears, in the order of the configuration.
+    bearings: Vec<Bearing>,
     identity: Result<Identity, Vec<Problem>>,
     /// None where the agent does not renew its certificate.
     renewals: Option<Renewals>,
@@ -119,11 +122,13 @@ impl Contact {
         let fence = record.filter(|_| purpose.gives_keys()).and_then(fence_of);
         let session = Session { ordinal: clock::now_ms(), nonce: nonce() };
         let purpose_pool = purpose.settings.pool.clone();
+        let identity = Identity::load(&purpose.settings, &purpose.config, clock::now(), Duration::ZERO);
         Some(Self {
             started: clock::monotonic(),
             link: Link::start(fence, session, Duration::ZERO),
-            route: Route::new(purpose.settings.urls.value.len()),
-            identity: Identity::load(&purpose.settings, &purpose.config, clock::now(), Duration::ZERO),
+            route: route(&purpose.settings, identity.as_ref().ok()),
+            bearings: vec![Bearing::new(purpose.settings.wait); purpose.settings.urls.value.len()],
+            identity,
             renewals: Renewals::of(purpose.settings.renewal),
             purpose,
             flight: None,
@@ -314,13 +319,16 @@ impl Contact {
         let prompt = prompt && !self.awaits_others;
         let (wait, next_contact) = match cadence {
             Cadence::Daemon if prompt => (Duration::ZERO, NEXT_CONTACT),
-            Cadence::Daemon => (settings.wait, NEXT_CONTACT),
+            Cadence::Daemon => {
+                let (bears, longest) = (self.bearings[self.route.current()].ask(now), self.link.longest_hold());
+                (longest.map_or(bears, |longest| bears.min(longest)), NEXT_CONTACT)
+            }
             Cadence::Once => (Duration::ZERO, settings.period),
         };
         let refused = self.failure.as_ref().filter(|failure| failure.reported).map(|failure| failure.kind);
         // The keys of the pool that it was led from are another pool's where it is led to.
         let is_joiner = self.link.fence() != self.link.reported();
-        let note = identity.notes().map(|note| note.kind).find(|kind| *kind == CERTIFICATE_ENDS);
+        let note = identity.ends_unrenewed(settings.renewal, clock::now()).then_some(CERTIFICATE_ENDS);
         let terms = RequestTerms { wait, next_contact, source: *source, refused, note, is_joiner };
         if self.link.returns(clock::now_ms(), nonce(), now) {
             self.instructed = None;
@@ -359,7 +367,11 @@ impl Contact {
         match (&mut self.identity, read) {
             (Ok(identity), Ok(new)) => identity.renew(new),
             (Ok(identity), Err(problems)) => identity.keep(problems, now),
-            (identity @ Err(_), read) => *identity = read,
+            (identity @ Err(_), read) => {
+                // Nothing was asked before: without its name a node has no preference.
+                self.route = route(settings, read.as_ref().ok());
+                *identity = read;
+            }
         }
         if self.identity.as_ref().map(Identity::life).ok() != before
             && let Some(renewals) = &mut self.renewals
@@ -367,6 +379,14 @@ impl Contact {
             renewals.look_at(now);
         }
     }
+}
+
+/// The coordinators in the order that this node prefers; without its certificate in the order of the configuration.
+fn route(settings: &ContactSettings, identity: Option<&Identity>) -> Route {
+    let urls: Vec<String> = settings.urls.value.iter().map(ToString::to_string).collect();
+    let node = identity.and_then(|identity| identity.names().first());
+    let order = node.map_or_else(|| (0..urls.len()).collect(), |node| preferred(node.as_str(), &urls));
+    Route::new(order, Returns::SLOWLY)
 }
 
 /// The part of `all` that each of `count` coordinators has; a single one has as long as any request.

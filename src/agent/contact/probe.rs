@@ -10,11 +10,13 @@ use super::identity;
 use super::moved::left;
 use super::standing::no_key;
 use tfo_config::contact::ContactSettings;
+use tfo_host::runtime::event_loop;
 use tfo_model::problem::{Problem, Severity};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_tls::client::ClientIdentity;
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Call, Client, ClientError};
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::sync::SelfAnswer;
 
@@ -28,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 4_096;
 pub fn probe(settings: &ContactSettings, config: &Path, now: UnixTime) -> Vec<Problem> {
     let Ok(ClientIdentity { config: tls, .. }) = identity::load(settings, config, now) else { return Vec::new() };
     let mut problems = Vec::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = event_loop::new();
     let (Ok(client), Ok(runtime)) = (Client::new(tls), runtime) else {
         problems.push(Problem::error("http_client", "cannot make an HTTP client", "check the limits of this process"));
         return problems;

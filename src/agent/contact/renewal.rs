@@ -27,13 +27,11 @@ use tfo_pki::issued::{self, pair_text};
 use tfo_pki::renewal::Life;
 use tfo_pki::request;
 use tfo_tls::client::{ClientFiles, EXPIRED, EXPIRING, client_identity};
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError, Lost};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Call, Client, ClientError, Lost};
 use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, RenewRequest};
-use tfo_wire::v1::sync::SelfAnswer;
+use tfo_wire::v1::sync::{CERTIFICATE_ENDS, SelfAnswer};
 use zeroize::Zeroizing;
-
-/// Kind of the problem that the certificate ends and was not renewed.
-pub const CERTIFICATE_ENDS: &str = "certificate_ends";
 
 /// Longest time for one request of a renewal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -162,8 +160,7 @@ impl Contact {
         let (Some(renewals), Ok(identity)) = (&mut self.renewals, &self.identity) else { return };
         let Some(name) = identity.names().first() else { return };
         let settings = &self.purpose.settings;
-        let mut urls = settings.urls.value.clone();
-        urls.rotate_left(self.route.current());
+        let urls = self.route.from_current().map(|index| settings.urls.value[index].clone()).collect();
         let (client, pool, files) = (identity.client().clone(), self.pool.clone(), settings.files.clone());
         let job = Job { client, urls, pool, name: name.clone(), files, until: identity.not_after() };
         debug!(until = %job.until, "renewing the certificate");

@@ -1,15 +1,18 @@
 //! What this node reports to its coordinators, and how much of it they know.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::report::PassReport;
 use tfo_engine::fence::Ask;
 use tfo_engine::rollout::slots::Fence;
+use tfo_host::examine;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::kernel::release;
 use tfo_host::runtime::{clock, sys};
+use tfo_model::caveat::Caveat;
 use tfo_model::node::{Counters, KeySource};
 use tfo_model::problem::first_error;
 use tfo_model::state::{BackupSlot, Phase, SlotPrint};
@@ -19,6 +22,12 @@ use tfo_wire::v1::sync::{ClockReport, InstalledKeys, SyncRequest};
 #[derive(Debug, Default)]
 pub(super) struct NodeReport {
     found: Found,
+    /// The namespaces of the last pass that do not come and go.
+    lasting: Vec<Namespace>,
+    /// Their number, with those that do.  It is told with the next request, and not a reason for one.
+    namespaces: usize,
+    /// What those that do have counted.
+    passing: TfoCounters,
     /// What the last answered request reported.
     acknowledged: Option<Found>,
     /// Another program changed the keys, and no coordinator knows.
@@ -34,7 +43,7 @@ struct Found {
     error: Option<&'static str>,
     bits: Option<i32>,
     backup_slot: Option<bool>,
-    namespaces: Vec<Namespace>,
+    caveats: BTreeSet<Caveat>,
 }
 
 /// What a request states about itself.
@@ -58,6 +67,10 @@ impl NodeReport {
     #[must_use]
     pub(super) fn observed(&mut self, pass: &PassReport, fence: Option<&Fence>) -> bool {
         self.phase = pass.held.filter(|_| pass.file_current).map(|held| held.phase);
+        let lasting = pass.namespaces.iter().map(|seen| &seen.namespace).filter(|namespace| !namespace.is_found());
+        self.lasting = lasting.cloned().collect();
+        self.namespaces = pass.namespaces.iter().filter(|seen| seen.verified).count();
+        self.passing = pass.passing;
         let found = Found::of(pass, fence);
         let drift = pass.problems.iter().any(|problem| problem.kind == "drift");
         self.drift |= drift;
@@ -89,7 +102,7 @@ impl NodeReport {
 
     /// The request.
     pub(super) fn request(&self, ask: Ask, terms: &RequestTerms) -> SyncRequest {
-        let Found { installed, error, bits, backup_slot, namespaces } = &self.found;
+        let Found { installed, error, bits, backup_slot, caveats } = &self.found;
         SyncRequest {
             wait_secs: terms.wait.as_secs(),
             next_contact_secs: terms.next_contact.as_secs(),
@@ -100,11 +113,13 @@ impl NodeReport {
             agent: truncated(env!("CARGO_PKG_VERSION").to_owned()),
             tcp_fastopen: *bits,
             clock: ClockReport { unix_ms: clock::now_ms(), synchronised: sys::clock_synchronised() },
-            counters: counters(namespaces),
+            counters: counters(&self.lasting, self.passing),
             error: terms.refused.or(*error).or(self.drift.then_some("drift")).map(str::to_owned),
             note: terms.note.map(str::to_owned),
             backup_slot: *backup_slot,
             source: terms.source,
+            caveats: caveats.iter().copied().map(Into::into).collect(),
+            namespaces: Some(self.namespaces as u64),
         }
     }
 }
@@ -120,7 +135,7 @@ impl Found {
             error,
             bits: pass.namespaces.first().and_then(|own| own.bits),
             backup_slot: Some(both),
-            namespaces: pass.namespaces.iter().map(|namespace| namespace.namespace.clone()).collect(),
+            caveats: examine::caveats(pass.namespaces.iter().map(|seen| (&seen.namespace, seen.bits))),
         }
     }
 }
@@ -158,9 +173,13 @@ fn installed(pass: &PassReport, fence: Option<&Fence>) -> Option<InstalledKeys> 
     })
 }
 
-/// The sum over all namespaces; none if the kernel has no such counters, or if one namespace cannot be read.
-fn counters(namespaces: &[Namespace]) -> Option<Counters> {
-    let mut sum = Counters::default();
+/// The sum over all namespaces; none if the kernel has no such counters, or if one that lasts cannot be read.
+fn counters(namespaces: &[Namespace], passing: TfoCounters) -> Option<Counters> {
+    let mut sum = Counters {
+        passive: passing.passive.unwrap_or(0),
+        passive_alt_key: passing.passive_alt_key.unwrap_or(0),
+        passive_fail: passing.passive_fail.unwrap_or(0),
+    };
     for namespace in namespaces {
         let read = namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH))).ok()?.ok()?;
         sum.passive = sum.passive.checked_add(read.passive?)?;

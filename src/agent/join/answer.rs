@@ -11,14 +11,15 @@ use crate::contact::refusal;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_crypto::random;
 use tfo_engine::backoff::part;
-use tfo_host::runtime::clock;
+use tfo_host::runtime::{clock, event_loop};
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::{Problem, chain, printable};
 use tfo_model::time::UnixTime;
 use tfo_pki::token::{AuthorityPin, Token};
 use tfo_pki::{issued, request};
 use tfo_tls::pinned::{OTHER_AUTHORITY, pinned_config};
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError, Lost};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Call, Client, ClientError, Lost};
 use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, EnrolRequest};
 
 /// Longest time for one coordinator.
@@ -88,7 +89,7 @@ pub(super) fn ask(token: &Token, name: &NodeId) -> Result<Answer, Failure> {
     let pin = token.pin;
     let tls = pinned_config(move |certificate| AuthorityPin::of(certificate).is_ok_and(|found| found == pin));
     let client = Client::new(tls);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = event_loop::new();
     let (Ok(client), Ok(runtime)) = (client, runtime) else {
         return Err(failed(Problem::error(
             "http_client",

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use self::places::Places;
 pub use self::shown::Joined;
 use super::reconcile::PassMode;
-use super::{contact, once};
+use super::{confine, contact, once};
 use tfo_cli::report::{Failure, Outcome};
 use tfo_cli::systemctl;
 use tfo_config::agent::AgentSettings;
@@ -115,7 +115,7 @@ fn enable() -> Result<(), Failure> {
 
 /// One run of `once` with the new certificate, or, beside a daemon, which takes the new files by itself, one question.
 fn check(places: &Places, joined: &mut Joined) {
-    match once::run(&places.config, PassMode::Apply) {
+    match once::run(&places.config, PassMode::Apply, confine::not_at_all) {
         Ok(report) => joined.checked(&report),
         Err(failure) if failure.outcome == Outcome::Refused => {
             let settings = AgentSettings::load(&places.config);

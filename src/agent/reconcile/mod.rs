@@ -3,22 +3,26 @@
 //! No failure of a pass makes it drop or forget installed keys.
 
 mod clock_trust;
+mod following;
 mod held;
 mod problems;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::clock_trust::{ClockTrust, Memory};
+use self::following::Following;
 use self::held::{Held, Seen};
 use super::observation::{self, ManagedNamespace, Observation};
+use super::passing::Passing;
 use super::placement::{self, Intended, Placement};
 use super::report::{NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan};
+use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::procfs::KeyFile;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
-use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::key::KeyFingerprint;
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
 
@@ -36,11 +40,11 @@ pub struct Reconciler {
     settings: AgentSettings,
     key_file: KeyFile,
     namespaces: Vec<ManagedNamespace>,
+    following: Following,
+    passing: Passing,
     held: Option<Held>,
     /// What the keys that were followed were made from.
     known: BTreeMap<String, KeyFingerprint>,
-    /// What each namespace held after our last write; drift is a difference from it.
-    verified: Vec<Option<PairPrint>>,
     file_was_current: bool,
     /// The last write of the file may not survive a power cut, so it is repeated.
     file_may_be_lost: bool,
@@ -62,14 +66,14 @@ impl Reconciler {
     #[must_use]
     pub fn new(settings: AgentSettings) -> Self {
         let namespaces = observation::namespaces(&settings);
-        let verified = namespaces.iter().map(|_| None).collect();
         Self {
             settings,
             key_file: KeyFile::default(),
             namespaces,
+            following: Following::default(),
+            passing: Passing::default(),
             held: None,
             known: BTreeMap::new(),
-            verified,
             file_was_current: false,
             file_may_be_lost: false,
             joints_checked: false,
@@ -102,18 +106,23 @@ impl Reconciler {
         self.drift_repairs
     }
 
+    /// Gives the locks of namespaces back that come and go: the next one takes those that it finds.
+    pub fn let_go(&mut self) {
+        self.namespaces.retain(|managed| !managed.namespace.is_found());
+    }
+
     /// Takes over the state of `before`, whose settings were replaced in this process.
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.drift_repairs = before.drift_repairs;
         self.trust = before.trust;
         self.known.clone_from(&before.known);
+        self.passing.clone_from(&before.passing);
         // Keys of a pool are kept even if their file is gone: nothing here could make them again.
         if let (SourceSettings::Coordinator(_), SourceSettings::Coordinator(_)) =
             (&self.settings.source, &before.settings.source)
         {
             self.held = before.held.as_ref().map(Held::duplicate);
-            self.verified = self.namespaces.iter().map(|_| None).collect();
         }
         self
     }
@@ -121,6 +130,7 @@ impl Reconciler {
     /// One pass at `now`; `instructed` are the keys of a coordinator that are not in the file yet.
     pub fn pass(&mut self, now: UnixTime, mode: PassMode, instructed: Option<Offer>) -> PassReport {
         let mut problems = Vec::new();
+        self.following.update(&self.settings.install, &mut self.namespaces, mode, &mut problems);
         let persisted = observation::read_file(&self.settings, &mut problems);
         let file_is_read = persisted.is_some();
         let persisted = persisted.unwrap_or(Persisted::Foreign);
@@ -128,6 +138,9 @@ impl Reconciler {
         problems.extend(seen.kernels.iter().filter_map(|seen| seen.kernel.as_ref().err().cloned()));
         self.check_joints(now, &seen.persisted, &mut problems);
         self.notice_drift(&seen, &mut problems);
+        if seen.persisted.record().is_some() && !self.file_is_private() {
+            problems.push(problems::exposed(&self.settings.install.sysctl_file.value, self.settings.install.mode));
+        }
         let before = self.placement(Some(&seen.persisted), &seen.kernels);
         let (held, intended) = match self.choose(now, instructed, &seen, &mut problems) {
             Chosen::Offered(held) => {
@@ -143,16 +156,28 @@ impl Reconciler {
             Some(held) => self.converge(held, mode, seen, problems),
             None => self.report(&seen.kernels, None, problems),
         };
+        self.passing
+            .look(report.namespaces.iter().map(|seen| &seen.namespace).filter(|namespace| namespace.is_found()));
+        report.passing = self.passing.total();
         if mode == PassMode::Apply && self.settings.install.mode == InstallMode::Install && report.has_error() {
             let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value).ok();
-            let after = self.placement(persisted.as_ref(), &self.observe());
+            let kernels = self.observe();
+            let after = self.placement(persisted.as_ref(), &kernels);
             placement::describe(&mut report.problems, &before, &after, intended);
         }
         report
     }
 
-    fn observe(&self) -> Vec<Observation> {
-        self.namespaces.iter().map(|managed| observation::observe(managed, &self.key_file)).collect()
+    /// Reads all kernels; a namespace that is gone is forgotten.
+    fn observe(&mut self) -> Vec<Observation> {
+        let (mut kernels, key_file) = (Vec::new(), &self.key_file);
+        self.namespaces.retain(|managed| {
+            let seen = observation::observe(managed, key_file);
+            let stays = !seen.gone;
+            kernels.extend(stays.then_some(seen));
+            stays
+        });
+        kernels
     }
 
     fn placement(&self, persisted: Option<&Persisted>, kernels: &[Observation]) -> Placement {
@@ -169,6 +194,7 @@ impl Reconciler {
         }
         let mut report = self.report(&seen.kernels, Some((&held, file)), problems);
         report.file_changed = installs && plan.write_file;
+        // None is gone between the look and here: nothing was entered since.
         for index in plan.write_kernels {
             report.namespaces[index].changed = installs;
         }
@@ -199,14 +225,16 @@ impl Reconciler {
             (kept, file, behind)
         };
         let written = self.write_kernels(&held, &behind, &mut seen.kernels, &mut problems);
+        let gone: BTreeSet<usize> = (0..seen.kernels.len()).filter(|index| seen.kernels[*index].gone).collect();
         problems.extend(failed);
         let mut report = self.report(&seen.kernels, Some((&held, file)), problems);
         report.file_changed = file_changed;
-        for index in written {
-            report.namespaces[index].changed = true;
+        let mut seen = report.namespaces.iter_mut();
+        for (index, managed) in self.namespaces.iter_mut().enumerate().filter(|(index, _)| !gone.contains(index)) {
+            let seen = seen.next().expect("one for each that is there");
+            seen.changed = written.contains(&index);
+            managed.verified = seen.shown.filter(|_| seen.verified);
         }
-        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
-        self.verified = shown.collect();
         self.file_was_current = file == ObservedFile::Current;
         self.held = Some(held);
         report
@@ -224,10 +252,11 @@ impl Reconciler {
         for &index in behind {
             let managed = &mut self.namespaces[index];
             match observation::write_kernel(managed, &self.key_file, &held.keys, held.pair()) {
-                Ok(kernel) => {
+                Ok(Some(kernel)) => {
                     kernels[index].kernel = Ok(kernel);
                     written.push(index);
                 }
+                Ok(None) => kernels[index].gone = true,
                 Err(problem) => {
                     kernels[index] = observation::observe(managed, &self.key_file);
                     problems.push(problem);
@@ -331,14 +360,16 @@ impl Reconciler {
     fn notice_drift(&mut self, seen: &Seen, problems: &mut Vec<Problem>) {
         let Some(held) = &self.held else { return };
         let mut drifted = Vec::new();
-        for ((managed, seen), verified) in self.namespaces.iter().zip(&seen.kernels).zip(&self.verified) {
-            if let (Ok(kernel), Some(verified)) = (&seen.kernel, verified)
-                && kernel.shown != Some(*verified)
+        for (managed, seen) in self.namespaces.iter().zip(&seen.kernels) {
+            if let (Ok(kernel), Some(verified)) = (&seen.kernel, managed.verified)
+                && kernel.shown != Some(verified)
             {
                 drifted.push(format!("namespace {}", managed.namespace));
             }
         }
-        let is_other = || self.file_state(&seen.persisted, &held.record) == ObservedFile::Other;
+        let same = |found: &Record| !self.file_may_be_lost && found.same_but_for_time(&held.record);
+        // One that others may read is a problem of its own, and no key in it has changed.
+        let is_other = || !seen.persisted.record().is_some_and(same);
         if self.file_was_current && seen.file_is_read && is_other() {
             drifted.push(self.settings.install.sysctl_file.value.display().to_string());
         }
@@ -356,7 +387,8 @@ impl Reconciler {
         problems: Vec<Problem>,
     ) -> PassReport {
         let pair = held.map(|(held, _)| held.pair());
-        let namespaces = self.namespaces.iter().zip(kernels).map(|(managed, seen)| NamespaceReport {
+        let there = self.namespaces.iter().zip(kernels).filter(|(_, seen)| !seen.gone);
+        let namespaces = there.map(|(managed, seen)| NamespaceReport {
             namespace: managed.namespace.clone(),
             shown: seen.kernel.as_ref().ok().and_then(|kernel| kernel.shown),
             readable: seen.kernel.is_ok(),
@@ -375,6 +407,7 @@ impl Reconciler {
             problems,
             mode: self.settings.install.mode,
             awaits_first_key: false,
+            passing: TfoCounters::default(),
         };
         if pair.is_some_and(|pair| pair.backup.is_some()) {
             report.problems.extend(problems::one_slot(&report.namespaces));

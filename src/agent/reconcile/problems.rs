@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use crate::report::NamespaceReport;
+use tfo_config::agent::InstallMode;
 use tfo_engine::reconcile::{ClockUse, KeepReason};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;
+use tfo_host::kernel::sysctl_d::SYSCTL_FILE_EXPOSED;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
 use tfo_model::time::{UnixTime, duration_text};
@@ -67,6 +69,21 @@ pub(super) fn drift(places: &[String], own: &Path) -> Problem {
     let message =
         format!("another program changed the keys: {}{suspect}; the agent writes them again", places.join(", "));
     Problem::warning("drift", message, remedy)
+}
+
+/// Other users may read the keys in the agent's file.
+pub(super) fn exposed(file: &Path, mode: InstallMode) -> Problem {
+    let then = match mode {
+        InstallMode::Install => "; the agent closes it",
+        InstallMode::LookOnly => "",
+    };
+    let message = format!("other users may read the keys in it, or change them{then}");
+    let remedy = format!(
+        "find what opened it (a copy, config management, a restore): it belongs to root with 0600, `chmod 0600 {}`; if another \
+         user has read it, the keys have leaked: `tfoctl rotate --mode revoke`, or a new secret",
+        file.display()
+    );
+    Problem::warning(SYSCTL_FILE_EXPOSED, message, remedy).in_file(file)
 }
 
 /// A warning if a kernel holds only the primary of a pair.

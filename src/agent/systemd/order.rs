@@ -12,8 +12,8 @@ use super::{AGENT, Properties, Systemctl};
 use tfo_model::problem::Problem;
 
 const SYSCTL: &str = "systemd-sysctl.service";
-/// DNS, HTTP, HTTPS, DNS over TLS.
-const PORTS: [u16; 4] = [53, 80, 443, 853];
+/// Mail, DNS, HTTP, HTTPS, mail of clients, DNS over TLS.
+const PORTS: [u16; 7] = [25, 53, 80, 443, 465, 587, 853];
 /// Listening TCP sockets of this network namespace, v4 and v6 (proc(5)).
 const SOCKET_TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// TCP_LISTEN in them (linux/tcp_states.h).

@@ -1,10 +1,12 @@
 //! `[install]`: where keys go.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::settings::{DEFAULT_SYSCTL_FILE, InstallMode, InstallSettings, default};
 use crate::reader::{Findings, Located, Table, absolute};
 use tfo_model::ids::NamespaceName;
+use tfo_model::namespace_place::NamespacePlace;
 use tfo_model::problem::Problem;
 
 /// Default of `install.verify_interval`: a pass costs microseconds, and drift costs cookies until it is repaired.
@@ -18,6 +20,7 @@ pub(super) fn install_section(table: Option<Table<'_, '_>>, findings: &mut Findi
     let mut settings = InstallSettings {
         sysctl_file: default("install.sysctl_file", DEFAULT_SYSCTL_FILE),
         namespaces: Vec::new(),
+        places: Vec::new(),
         verify_interval: DEFAULT_VERIFY_INTERVAL,
         mode: InstallMode::Install,
     };
@@ -30,7 +33,7 @@ pub(super) fn install_section(table: Option<Table<'_, '_>>, findings: &mut Findi
         settings.sysctl_file = path;
     }
     if let Some(names) = table.strings("namespaces", findings) {
-        settings.namespaces = namespaces(&names, findings);
+        (settings.namespaces, settings.places) = namespaces(&names, findings);
     }
     if let Some(span) = table.span("verify_interval", findings) {
         if VERIFY_INTERVAL_RANGE.contains(&span.value) {
@@ -46,23 +49,30 @@ pub(super) fn install_section(table: Option<Table<'_, '_>>, findings: &mut Findi
     settings
 }
 
-fn namespaces(names: &Located<Vec<String>>, findings: &mut Findings) -> Vec<Located<NamespaceName>> {
+/// Those that have to be there, and the places of others.
+fn namespaces(
+    names: &Located<Vec<String>>,
+    findings: &mut Findings,
+) -> (Vec<Located<NamespaceName>>, Vec<Located<NamespacePlace>>) {
     if names.value.len() > NAMESPACES_MAX {
         let message = format!("the list has more than {NAMESPACES_MAX} namespaces");
         findings.add_at(names, Problem::error("out_of_range", message, "run a second agent inside one of them"));
     }
-    let mut parsed: Vec<Located<NamespaceName>> = Vec::new();
+    let (mut parsed, mut places, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
     for name in &names.value {
-        match name.parse::<NamespaceName>() {
-            Ok(value) if parsed.iter().any(|other| other.value == value) => {
+        match name.parse::<NamespacePlace>() {
+            Ok(value) if !seen.insert(value.clone()) => {
                 findings.add_at(names, Problem::error("bad_value", format!("{name:?} is named twice"), "remove one"));
             }
-            Ok(value) => parsed.push(Located { value, key: names.key.clone(), line: names.line }),
+            Ok(NamespacePlace::Named(value)) => {
+                parsed.push(Located { value, key: names.key.clone(), line: names.line });
+            }
+            Ok(value) => places.push(Located { value, key: names.key.clone(), line: names.line }),
             Err(error) => {
                 let message = format!("invalid value {name:?}");
                 findings.add_at(names, Problem::error("bad_value", message, error.to_string()));
             }
         }
     }
-    parsed
+    (parsed, places)
 }

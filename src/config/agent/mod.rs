@@ -18,13 +18,14 @@ use super::contact::report_section;
 use super::reader::{ConfigFile, Findings, Located, Table, absolute};
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
+use tfo_model::state::Confinement;
 
 impl ConfigFile for AgentSettings {
     type Named = Named;
 
     fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
         let agent = root.table("agent", findings).map(|table| agent_section(table, findings));
-        let (node, runtime_dir) = agent.unwrap_or((None, None));
+        let (node, runtime_dir, confinement) = agent.unwrap_or((None, None, Confinement::Full));
         let source = match root.table("source", findings) {
             Some(table) => source_section(table, findings, named),
             None => {
@@ -57,6 +58,7 @@ impl ConfigFile for AgentSettings {
             node,
             node_is_named,
             runtime_dir,
+            confinement,
             source: source?,
             install,
             metrics,
@@ -71,11 +73,15 @@ pub fn host_name() -> Option<NodeId> {
     rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase().parse().ok()
 }
 
-fn agent_section(mut table: Table<'_, '_>, findings: &mut Findings) -> (Option<NodeId>, Option<Located<PathBuf>>) {
+fn agent_section(
+    mut table: Table<'_, '_>,
+    findings: &mut Findings,
+) -> (Option<NodeId>, Option<Located<PathBuf>>, Confinement) {
     let node = table.parsed("node", findings, str::parse::<NodeId>);
     let runtime_dir = table.parsed("runtime_dir", findings, absolute);
+    let landlock = table.boolean("landlock", findings).is_none_or(|landlock| landlock.value);
     table.finish(findings);
-    (node.map(|node| node.value), runtime_dir)
+    (node.map(|node| node.value), runtime_dir, if landlock { Confinement::Full } else { Confinement::Off })
 }
 
 fn metrics_section(mut table: Table<'_, '_>, findings: &mut Findings) -> MetricsSettings {

@@ -9,6 +9,8 @@ use crate::reader::Located;
 use tfo_engine::schedule::Schedule;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NamespaceName, NodeId};
+use tfo_model::namespace_place::NamespacePlace;
+use tfo_model::state::Confinement;
 use tfo_model::time::RotationInterval;
 
 /// The configuration file without `--config`.
@@ -29,6 +31,8 @@ pub struct AgentSettings {
     pub node_is_named: bool,
     /// Directory of status.json.
     pub runtime_dir: Located<PathBuf>,
+    /// [`Confinement::Off`] where the agent is not to confine itself.
+    pub confinement: Confinement,
     /// Where keys come from.
     pub source: SourceSettings,
     /// Where they go.
@@ -106,6 +110,8 @@ pub struct InstallSettings {
     pub sysctl_file: Located<PathBuf>,
     /// Network namespaces besides the agent's own.
     pub namespaces: Vec<Located<NamespaceName>>,
+    /// Where others are that come and go.
+    pub places: Vec<Located<NamespacePlace>>,
     /// How often drift is looked for.
     pub verify_interval: Duration,
     /// Whether anything is written.

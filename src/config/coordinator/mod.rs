@@ -93,6 +93,8 @@ pub struct AccessSettings {
 pub struct Named {
     /// The key-encryption key.
     pub key_encryption_key: Option<Located<SecretPath>>,
+    /// `store.key_encryption_key_next`.
+    pub key_encryption_key_next: Option<Located<SecretPath>>,
     /// The private key of the authority.
     pub authority_key: Option<Located<SecretPath>>,
 }
@@ -116,14 +118,6 @@ impl ConfigFile for CoordinatorSettings {
         root.finish(findings);
         if let (Some(api), Some(enrolment)) = (&api, &enrolment) {
             complete(api, enrolment, findings);
-        }
-        if let (Some(store), Some(enrolment)) = (&store, &enrolment)
-            && matches!(store.kind, StoreKind::Etcd(_))
-        {
-            let message =
-                "[enrolment] needs the SQLite store in this release: tokens and certificates are not kept in etcd yet";
-            let remedy = "remove the section, and issue certificates with `tfoctl pki` or a PKI of your own";
-            findings.add_at(&enrolment.ca_cert, Problem::error("not_supported", message, remedy));
         }
         if let (Some(access), Some(pools)) = (&access, &pools) {
             pools.values().for_each(|pool| keep_apart(access, pool, findings));
@@ -360,7 +354,7 @@ drain_below = 0.01
         }
         let enrols = with(cluster).replace("client_ca = \"/ca.crt\"\n", "client_ca = \"/ca.crt\"\ncrl = \"/crl\"\n");
         let enrols = format!("{enrols}[enrolment]\nca_cert = \"/ca.crt\"\nca_key = \"/ca.key\"\n");
-        assert_eq!(problems(&enrols), [("enrolment.ca_cert".to_owned(), "not_supported")]);
+        assert_eq!(problems(&enrols), []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::freeze::freezes;
 use crate::reader::{Findings, Located, Table, bound, ppm_of};
@@ -11,10 +12,11 @@ use tfo_engine::rollout::policy::{
 use tfo_engine::rollout::refusal::EXPECTED_MAX;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
-use tfo_model::time::RotationInterval;
+use tfo_model::time::{RotationInterval, duration_text};
 
 /// The shortest `absent_after`.  A daemon reports within 30 s (`wait`) or a third of `absent_after`, and a failed request is
-/// repeated after up to 8 s: a pool that gives up sooner makes healthy nodes withdraw themselves.
+/// repeated after up to 8 s: a pool that gives up sooner makes healthy nodes withdraw themselves.  A coordinator is blind after a
+/// sixth of it, and etcd's members have to be asked in turn before (`store/etcd/client.rs`).
 const ABSENT_AFTER_SECS_MIN: u64 = 30;
 /// Most pools of one coordinator: each has a thread.
 const POOLS_MAX: usize = 64;
@@ -62,7 +64,7 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
         }
     }
     let minutes = RotationInterval::MIN_SECS..=RotationInterval::MAX_SECS;
-    span(&mut table, "interval", minutes, &mut policy.interval_secs, findings);
+    let interval = span(&mut table, "interval", minutes, &mut policy.interval_secs, findings);
     span(&mut table, "absent_after", ABSENT_AFTER_SECS_MIN..=WEEK, &mut policy.absent_after_secs, findings);
     let absent = table.parsed("absent_policy", findings, |text| match text {
         "exclude" => Ok(AbsentPolicy::Exclude),
@@ -75,7 +77,8 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
         policy.promote_waves = waves;
     }
     share(&mut table, "drain_below", &mut policy.drain_below, findings);
-    span(&mut table, "drain_max", 0..=30 * DAY, &mut policy.drain_max_secs, findings);
+    let drain_max = span(&mut table, "drain_max", 0..=30 * DAY, &mut policy.drain_max_secs, findings);
+    cookie_lifetime(&mut table, (interval, drain_max), &mut policy, findings);
     count(&mut table, "drain_min_samples", &mut policy.drain_min_samples, findings);
     span(&mut table, "health_window", 0..=DAY, &mut policy.health_window_secs, findings);
     share(&mut table, "health_rise_max", &mut policy.health_rise_max, findings);
@@ -106,12 +109,53 @@ fn span(
     range: RangeInclusive<u64>,
     into: &mut u64,
     findings: &mut Findings,
-) {
-    let Some(span) = table.span(key, findings) else { return };
+) -> Option<Located<Duration>> {
+    let span = table.span(key, findings)?;
     if range.contains(&span.value.as_secs()) {
         *into = span.value.as_secs();
     } else {
         out_of_range(&span, &format!("write {} to {} seconds, with a unit", range.start(), range.end()), findings);
+    }
+    Some(span)
+}
+
+/// Refuses settings under which a cookie would be accepted for longer than `cookie_lifetime_max`: an interval, and a time to
+/// drain that the file names.  Its default gives way.
+///
+/// In the file alone: the pool's document has the interval that came out of it.
+fn cookie_lifetime(
+    table: &mut Table<'_, '_>,
+    (interval, drain_max): (Option<Located<Duration>>, Option<Located<Duration>>),
+    policy: &mut Policy,
+    findings: &mut Findings,
+) {
+    let mut longest = 0;
+    let range = 2 * RotationInterval::MIN_SECS..=4 * WEEK;
+    let Some(named) = span(table, "cookie_lifetime_max", range, &mut longest, findings) else { return };
+    if longest == 0 {
+        return;
+    }
+    let half = longest / 2;
+    let refuse = |place: &Located<Duration>, key: &str, findings: &mut Findings| {
+        let message = format!(
+            "a cookie would be accepted for up to {}, and cookie_lifetime_max is {}",
+            duration_text(2 * place.value.as_secs()),
+            duration_text(longest)
+        );
+        let remedy = format!(
+            "write {key} = \"{}\" or less: a key makes cookies once as long, and takes them once more",
+            duration_text(half)
+        );
+        findings.add_at(place, Problem::error("cookie_lifetime", message, remedy));
+    };
+    if policy.interval_secs > half {
+        let default = Located { value: Duration::from_secs(policy.interval_secs), key: named.key, line: named.line };
+        refuse(&interval.unwrap_or(default), "interval", findings);
+    }
+    match drain_max {
+        Some(place) if policy.drain_max_secs > half => refuse(&place, "drain_max", findings),
+        Some(_) => {}
+        None => policy.drain_max_secs = policy.drain_max_secs.min(half),
     }
 }
 
@@ -183,6 +227,44 @@ fn wave(text: &str) -> Result<WaveRule, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The pool of a file with these lines, or the kinds and keys of what is wrong.
+    fn pool(lines: &str) -> Result<Policy, Vec<(&'static str, String)>> {
+        use crate::coordinator::CoordinatorSettings;
+        use crate::reader::ConfigFile;
+        let text = format!(
+            "[api]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/ca\"\n[store]\nkey_encryption_key = \"credential:kek\"\n\
+             [access]\noperators = []\n[pools.edge]\nnodes = [\"a\"]\n{lines}\n"
+        );
+        let parsed = CoordinatorSettings::parse(std::path::Path::new("c.toml"), &text);
+        let named =
+            |problems: Vec<Problem>| problems.into_iter().map(|one| (one.kind, one.key.unwrap_or_default())).collect();
+        parsed.map(|settings| settings.pools.into_values().next().unwrap().value).map_err(named)
+    }
+
+    #[test]
+    fn no_cookie_is_accepted_for_longer_than_the_file_allows() {
+        let lifetime = |lines: &str| pool(lines).map(|policy| (policy.cookie_lifetime_secs(), policy.drain_max_secs));
+        let refused = |key: &str| Err(vec![("cookie_lifetime", format!("pools.edge.{key}"))]);
+        let hour = 3_600;
+        assert_eq!(lifetime(""), Ok((48 * hour, 6 * hour)));
+        assert_eq!(
+            lifetime("interval = \"1h\""),
+            Ok((12 * hour, 6 * hour)),
+            "clients may stay with the backup that long"
+        );
+        let two = "cookie_lifetime_max = \"2h\"";
+        assert_eq!(lifetime(&format!("{two}\ninterval = \"1h\"")), Ok((2 * hour, hour)));
+        assert_eq!(lifetime(&format!("{two}\ninterval = \"61m\"")), refused("interval"));
+        assert_eq!(lifetime(&format!("{two}\ninterval = \"1h\"\ndrain_max = \"1h\"")), Ok((2 * hour, hour)));
+        assert_eq!(lifetime(&format!("{two}\ninterval = \"1h\"\ndrain_max = \"61m\"")), refused("drain_max"));
+        assert_eq!(lifetime(two), refused("cookie_lifetime_max"), "the default of a day");
+        assert_eq!(lifetime("cookie_lifetime_max = \"2d\""), Ok((48 * hour, 6 * hour)));
+        for bad in ["19s", "29d"] {
+            let found = pool(&format!("interval = \"10s\"\ncookie_lifetime_max = {bad:?}"));
+            assert_eq!(found, Err(vec![("out_of_range", "pools.edge.cookie_lifetime_max".to_owned())]), "{bad}");
+        }
+    }
 
     #[test]
     fn shares_of_waves_are_percentages() {

@@ -7,7 +7,7 @@ use crate::reader::{Findings, Located, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::CoordinatorName;
 use tfo_model::problem::Problem;
-use tfo_wire::client::BaseUrl;
+use tfo_wire::base_url::BaseUrl;
 
 /// Default of `store.path`: StateDirectory= of the unit.
 pub(super) const DEFAULT_PATH: &str = "/var/lib/tfo-coordinator/state.db";
@@ -27,6 +27,8 @@ pub struct StoreSettings {
     pub kind: StoreKind,
     /// Path of the key that seals the keys in it.
     pub key_encryption_key: Located<SecretPath>,
+    /// Path of the key that takes its place; none except while that happens.
+    pub key_encryption_key_next: Option<Located<SecretPath>>,
 }
 
 /// The kind of the store.
@@ -68,7 +70,9 @@ pub(super) fn store_section(
     let kind = table.string("kind", findings);
     table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
     let key_encryption_key = table.secret_path("key_encryption_key", findings);
+    let key_encryption_key_next = table.secret_path("key_encryption_key_next", findings);
     named.key_encryption_key.clone_from(&key_encryption_key);
+    named.key_encryption_key_next.clone_from(&key_encryption_key_next);
     let kind = match kind.as_ref().map(|kind| kind.value.as_str()) {
         None | Some("sqlite") => {
             let path = table.parsed("path", findings, absolute);
@@ -83,7 +87,7 @@ pub(super) fn store_section(
         }
     };
     table.finish(findings);
-    Some(StoreSettings { kind: kind?, key_encryption_key: key_encryption_key? })
+    Some(StoreSettings { kind: kind?, key_encryption_key: key_encryption_key?, key_encryption_key_next })
 }
 
 fn etcd_place(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<EtcdPlace> {

@@ -22,11 +22,14 @@ use tfo_model::problem::Problem;
 
 /// First bytes of every backup.
 pub(super) const MAGIC: &[u8; 16] = b"tfo-fleet backup";
-/// The format of this release.  Raised when an older release would misread a newer file; 1 was that of builds before the
+/// The format of this release.  Raised when an older release would misread a newer file; 1 and 2 were those of builds before the
 /// first release, which nothing reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Largest body in bytes, sealed.  A pool of 1000 nodes with a full audit log is about 30 MiB.
 pub(super) const BODY_BYTES_MAX: usize = 512 << 20;
+
+/// Kind of the problem that a backup was sealed with another key-encryption key.
+pub const WRONG_KEY: &str = "backup_wrong_key";
 
 const ID_BYTES: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 4 + ID_BYTES + SealedKey::BYTES + 8 + CHECKSUM_BYTES;
@@ -106,7 +109,7 @@ fn older(path: &Path) -> Problem {
 fn wrong_key(path: &Path) -> Problem {
     let message = "it is sealed with another key-encryption key; nothing was changed";
     let remedy = "set store.key_encryption_key to the key of the coordinator that made the backup";
-    Problem::error("backup_wrong_key", message, remedy).in_file(path)
+    Problem::error(WRONG_KEY, message, remedy).in_file(path)
 }
 
 /// The problem of a file that differs from what was written.

@@ -17,6 +17,7 @@ mod dated;
 mod envelope;
 
 pub use dated::export_dated;
+pub use envelope::WRONG_KEY;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,7 +29,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Stage};
+use tfo_engine::rollout::document::{Document, KeyRing, Stage};
+use tfo_engine::rollout::history::Written;
 use tfo_engine::rollout::parts::{Parts, PoolContent};
 use tfo_host::runtime::clock;
 use tfo_host::runtime::files::{self, Durability};
@@ -59,8 +61,8 @@ struct SavedPool {
     document: Document,
     parts: Parts,
     keys: Vec<SavedKey>,
-    /// Oldest first, up to the revision of the document.
-    audit: Vec<AuditEntry>,
+    /// Oldest first, up to the revision of the document, as it was written.
+    audit: Vec<Written>,
 }
 
 /// One key.  Persisted.
@@ -215,7 +217,7 @@ pub fn export(
 /// the store has another pool of one of its names.  If the store cannot be written it fails with some pools created.
 pub fn import(
     store: &dyn Store,
-    enrolments: Option<&dyn Enrolments>,
+    enrolments: &dyn Enrolments,
     kek: &KeyEncryptionKey,
     from: &Path,
 ) -> Result<Imported, Problem> {
@@ -235,11 +237,6 @@ pub fn import(
         present: Vec::new(),
         enrolment: EnrolmentSummary::of(&content.enrolment),
     };
-    if enrolments.is_none() && !content.enrolment.is_empty() {
-        let message = "the backup has tokens, certificates and revocations, which the etcd store does not keep yet";
-        let remedy = "import it into SQLite: without them revoked certificates would be valid again";
-        return Err(Problem::error("enrolment_not_kept", message, remedy).in_file(from));
-    }
     let mut missing = Vec::new();
     for pool in pools {
         if pool.is_in(store)? {
@@ -249,10 +246,8 @@ pub fn import(
         }
     }
     // First: pools without them could be served, and would take back revocations.
-    if let Some(enrolments) = enrolments {
-        let restored = enrolments.restore(&content.enrolment, clock::now());
-        restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
-    }
+    let restored = enrolments.restore(&content.enrolment, clock::now());
+    restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
     let mut done = if content.enrolment.is_empty() { Vec::new() } else { vec![RECORDS.to_owned()] };
     for pool in missing {
         pool.make(store).map_err(|error| cut_short(&done, &format!("pool {}", pool.name), error))?;
@@ -267,7 +262,7 @@ struct OpenPool {
     name: PoolName,
     content: PoolContent,
     keys: KeyRing,
-    audit: Vec<AuditEntry>,
+    audit: Vec<Written>,
     summary: PoolSummary,
 }
 
@@ -340,16 +335,27 @@ fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result
         })?;
         keys.push(SavedKey { epoch, sealed: STANDARD.encode(sealed.as_bytes()) });
     }
-    let mut audit: Vec<AuditEntry> = Vec::new();
+    let mut audit: Vec<Written> = Vec::new();
+    let mut after = Revision::ZERO;
     loop {
-        let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
-        let page = store.audit(&name, after).map_err(|error| error.problem())?;
-        let is_last = page.last().is_none_or(|last| last.revision >= document.revision);
-        audit.extend(page.into_iter().filter(|entry| entry.revision <= document.revision));
+        let page = store.chain(&name, after).map_err(|error| error.problem())?.ok_or_else(gone)?;
+        let is_last = page.rows.last().is_none_or(|last| last.revision >= document.revision);
+        after = page.rows.last().map_or(after, |last| last.revision);
+        for row in page.rows.into_iter().filter(|row| row.revision <= document.revision) {
+            audit.push(row.written().ok_or_else(|| not_right(&name, row.revision))?);
+        }
         if is_last {
             return Ok(SavedPool { name, document, parts, keys, audit });
         }
     }
+}
+
+/// An entry of the audit log that no backup takes over as if it were right.
+fn not_right(pool: &PoolName, revision: Revision) -> Problem {
+    let message = format!("the audit entry of revision {revision} of pool {pool} is not what was written");
+    let remedy =
+        "look with `tfoctl audit --verify`; `tfo-coordinator check` tells whether more of the store is damaged";
+    Problem::error("audit_altered", message, remedy)
 }
 
 const RETRY: &str = "fix the cause and try again; nothing was changed";

@@ -3,11 +3,11 @@
 //!
 //! Must not know: clocks, the pool's driver, HTML.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::pool::Cookies;
 use tfo_engine::rollout::ahead::WaveCookies;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, merge_join};
 use tfo_model::node::Counters;
 use tfo_model::time::UnixTime;
 
@@ -30,8 +30,8 @@ pub(super) struct Slot {
 pub(super) struct History {
     /// When it began.
     since: Option<UnixTime>,
-    /// What each node had counted at the last look.
-    before: HashMap<NodeId, Counters>,
+    /// What each node had counted at the last look, in the order of the nodes.
+    before: Vec<(NodeId, Counters)>,
     slots: VecDeque<Slot>,
     /// What was counted since it began.
     ever: Counters,
@@ -43,14 +43,14 @@ impl History {
     pub(super) fn note(&mut self, now: UnixTime, cookies: Cookies) {
         self.since.get_or_insert(now);
         let mut counted = Counters::default();
-        for (node, counters) in &cookies.counters {
+        for (_, counters, before) in merge_join(by_node(&cookies.counters), by_node(&self.before)) {
             // A node that is new here, or that was started again, says nothing of the time since the last look.
-            if let Some(more) = self.before.get(node).and_then(|before| counters.since(before)) {
+            if let Some(more) = before.and_then(|before| counters.since(before)) {
                 counted = counted.plus(&more);
             }
         }
         self.ever = self.ever.plus(&counted);
-        self.before = cookies.counters.into_iter().collect();
+        self.before = cookies.counters;
         let number = now.secs() / SLOT_SECS;
         match self.slots.back_mut() {
             // Also while the clock is set back: no slot is older than the one before it.
@@ -89,6 +89,10 @@ impl History {
     pub(super) fn total(&self) -> Counters {
         self.slots.iter().fold(Counters::default(), |sum, slot| sum.plus(&slot.counted))
     }
+}
+
+fn by_node(counters: &[(NodeId, Counters)]) -> impl Iterator<Item = (&NodeId, &Counters)> {
+    counters.iter().map(|(node, counters)| (node, counters))
 }
 
 #[cfg(test)]

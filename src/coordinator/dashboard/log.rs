@@ -175,6 +175,7 @@ pub(super) fn enrolment(store: &dyn Enrolments, pool: &PoolName, wanted: &Wanted
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_engine::rollout::document::BarrierCount;
     use tfo_model::count::Generation;
 
     fn entry(revision: u64, at: u64, action: Action, phase: Phase) -> AuditEntry {
@@ -188,6 +189,7 @@ mod tests {
             nodes: [].into(),
             more: 0,
             reason: String::new(),
+            barrier: BarrierCount { required: 1, needed: 1, behind: 0 },
         }
     }
 
@@ -225,7 +227,7 @@ mod tests {
         use tfo_engine::rollout::document::{Document, KeyRing};
         use tfo_engine::rollout::parts::{Parts, PoolContent};
         use tfo_engine::rollout::policy::Policy;
-        use tfo_store::{MemoryStore, PoolImage};
+        use tfo_store::{ChainHead, MemoryStore, PoolImage};
 
         let store = MemoryStore::default();
         let mut document = Document::new(
@@ -236,6 +238,8 @@ mod tests {
         document.revision = Revision::new(2_345);
         let of = |revision: u64| if revision.is_multiple_of(1_000) { Action::Pause } else { Action::Resume };
         let audit: Vec<_> = (1..=2_345).map(|at| entry(at, at, of(at), Phase::Steady)).collect();
+        let mut chain = ChainHead::start(&document.pool_id);
+        let audit: Vec<_> = audit.into_iter().map(|entry| chain.add(&document, entry, u64::MAX)).collect();
         let content = PoolContent::new(document, Parts::default());
         let pool: PoolName = "edge".parse().unwrap();
         let image = PoolImage { content: &content, keys: &KeyRing::default(), audit: &audit };

@@ -4,8 +4,7 @@
 //! shows is looked at once a second at most, and sooner only after a commit.  Must not know: HTML.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use crate::pool::{Overview, Pool, PoolNames, StoreDown, Summary};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::named::Named;
 use tfo_wire::v1::fleet::NodeStatus;
 
@@ -43,9 +42,11 @@ impl Look {
         let Overview { summary, mut nodes } = overview;
         let stamp = stamp(&summary, &nodes);
         let named = &summary.status.verdict.nodes;
+        let places: BTreeMap<&NodeId, usize> = named.iter().zip(0..).collect();
+        // Stable: among equals the order of the names stays.
         nodes.sort_by_cached_key(|node| {
-            let place = named.iter().position(|name| *name == node.node).unwrap_or(named.len());
-            (place, rank(&node.state), node.error.is_none(), node.behind_since, node.node.clone())
+            let place = places.get(&node.node).copied().unwrap_or(named.len());
+            (place, rank(&node.state), node.error.is_none(), node.behind_since)
         });
         Self { summary, nodes, stamp }
     }
@@ -75,7 +76,8 @@ pub(super) fn is_trouble(node: &NodeStatus) -> bool {
 }
 
 fn stamp(summary: &Summary, nodes: &[NodeStatus]) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    // Two megabytes of names at every look: SipHash would be a tenth of it, and only names of the fleet's authority are here.
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
     let status = &summary.status;
     (status.revision, status.verdict.severity.as_str(), &status.verdict.sentence).hash(&mut hasher);
     (status.converged, status.required, status.unseen, &status.waiting_for).hash(&mut hasher);

@@ -137,7 +137,7 @@ impl Dashboard {
         own.extend(ends.crl.map(|crl| ("The revocation list", crl)));
         let broken = self.observed.tls.broken().iter().map(ToString::to_string).collect();
         let of_nodes = look.into_iter().flat_map(|look| &look.nodes);
-        let of_nodes = of_nodes.filter_map(|node| Some((node.node.clone(), node.certificate_until?)));
+        let of_nodes = of_nodes.filter_map(|node| Some((node.certificate_until?, &node.node)));
         Expiring::of(own, broken, of_nodes)
     }
 }

@@ -8,6 +8,7 @@
 
 mod cutting;
 mod keeper;
+mod meeting;
 mod open;
 mod refused;
 
@@ -23,13 +24,13 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-pub use self::cutting::InHand;
+pub use self::cutting::{InHand, Left};
 pub(crate) use self::keeper::LIST_DAYS;
 pub use self::open::{OpenedAuthority, check, open};
 use self::refused::Refused;
 pub use self::refused::{Attempt, News};
 use tfo_host::runtime::clock;
-use tfo_model::ids::{NodeId, PoolName, TokenId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
 use tfo_model::time::UnixTime;
 use tfo_pki::authority::{Authority, AuthorityError, Lifetime, Subject};
@@ -42,13 +43,15 @@ use tfo_store::enrolment::{
     self as stored, Certificate, Claim, Digest, EnrolError, EnrolRefused, TokenEnd, TokenError, Wish,
 };
 use tfo_tls::server::ServerTls;
-use tfo_wire::client::BaseUrl;
+use tfo_wire::base_url::BaseUrl;
 
 /// What a coordinator needs that enrols nodes.
 pub struct Enrolment {
     /// The authority, if its key is here.
     signer: Option<Authority>,
     certificate: CertificateDer<'static>,
+    /// The authority's name, DER.
+    subject: Vec<u8>,
     /// What nodes trust, PEM: the authority's certificate first, then those that follow or precede it.
     chain: ArcSwap<String>,
     pin: AuthorityPin,
@@ -59,8 +62,14 @@ pub struct Enrolment {
     files: Files,
     /// Held while the revocation list is read and written.
     writing: Mutex<()>,
+    /// The name under which this process writes into the store.
+    by: CoordinatorName,
     /// Plans that an operator's request has in hand here.
     in_hand: Arc<Mutex<BTreeSet<u64>>>,
+    /// Certificates that were looked up.
+    met: Mutex<meeting::Met>,
+    /// Plans of other coordinators.
+    seen_plans: Mutex<cutting::SeenPlans>,
     refused: Mutex<Refused>,
 }
 
@@ -141,11 +150,18 @@ pub enum NoToken {
 impl Enrolment {
     /// With what was opened.
     #[must_use]
-    pub fn new(opened: OpenedAuthority, store: Arc<dyn Enrolments>, tls: Arc<ServerTls>) -> Self {
+    pub fn new(
+        opened: OpenedAuthority,
+        (store, by): (Arc<dyn Enrolments>, CoordinatorName),
+        tls: Arc<ServerTls>,
+    ) -> Self {
         let OpenedAuthority { signer, certificate, chain, pin, node_lifetime, ports, files } = opened;
+        let subject = X509Certificate::from_der(&certificate).map(|(_, own)| own.subject().as_raw().to_vec());
         Self {
             signer,
             certificate,
+            // It was read as one before.
+            subject: subject.unwrap_or_default(),
             chain: ArcSwap::from_pointee(chain),
             pin,
             store,
@@ -154,7 +170,10 @@ impl Enrolment {
             ports,
             files,
             writing: Mutex::default(),
+            by,
             in_hand: Arc::default(),
+            seen_plans: Mutex::default(),
+            met: Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -292,7 +311,7 @@ impl Enrolment {
     /// Whether a certificate by an issuer of this name, DER, may be one of the authority.
     #[must_use]
     pub fn is_issuer(&self, name: &[u8]) -> bool {
-        X509Certificate::from_der(&self.certificate).is_ok_and(|(_, own)| own.subject().as_raw() == name)
+        self.subject == name
     }
 
     fn certify_as(

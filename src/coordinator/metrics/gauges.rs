@@ -12,6 +12,7 @@ use tfo_model::ids::PoolName;
 use tfo_model::node::Counters;
 use tfo_model::state::Phase;
 use tfo_tls::server::ServerTls;
+use tfo_wire::v1::coordinators::CoordinatorStatus;
 use tfo_wire::v1::fleet::Verdict;
 
 /// What the gauges are read from.
@@ -48,6 +49,7 @@ pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<S
     usage::add_to(&mut sheet);
     server(&mut sheet, scraped);
     pools(&mut sheet, scraped.pools);
+    caveats(&mut sheet, scraped.pools);
     remembered(&mut sheet, scraped.remembered);
     sheet.encode(counters.gather())
 }
@@ -110,6 +112,36 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
         summary.states.iter().map(move |(state, nodes)| ([pool, state.as_str()], count(*nodes)))
     });
     sheet.gauges("tfo_coordinator_pool_nodes", "Nodes by state.", ["pool", "state"], nodes);
+    coordinators(sheet, &known().collect::<Vec<_>>());
+}
+
+/// The coordinators of each pool, as its store knows them.
+fn coordinators(sheet: &mut Sheet, pools: &[(&str, &Summary)]) {
+    let each = |read: fn(&CoordinatorStatus) -> f64| {
+        pools.iter().flat_map(move |(pool, summary)| {
+            summary.coordinators.iter().map(move |one| ([*pool, one.name.as_str()], read(one)))
+        })
+    };
+    let help = "Nodes whose sessions are open at this coordinator.";
+    sheet.gauges("tfo_coordinator_pool_coordinator_nodes", help, ["pool", "coordinator"], each(|one| count(one.nodes)));
+    let help = "1 if this coordinator has not beaten for some beats.";
+    sheet.gauges(
+        "tfo_coordinator_pool_coordinator_silent",
+        help,
+        ["pool", "coordinator"],
+        each(|one| flag(one.silent)),
+    );
+}
+
+/// What limits or endangers TFO on nodes although their keys are right.
+fn caveats(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
+    let known = pools.iter().filter_map(|(name, summary)| Some((name.as_str(), summary.as_ref().ok()?)));
+    let nodes = known.flat_map(|(pool, summary)| {
+        summary.caveats.iter().map(move |(caveat, nodes)| ([pool, caveat.as_str()], count(*nodes)))
+    });
+    let help =
+        "Nodes whose kernel or settings limit or endanger TFO, of those heard since the start; kernels by version.";
+    sheet.gauges("tfo_coordinator_pool_caveats", help, ["pool", "caveat"], nodes);
 }
 
 /// What pools have done, and their nodes have counted.

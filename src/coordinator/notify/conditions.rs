@@ -213,7 +213,8 @@ fn notice(verdict: &Verdict) -> Option<NoticeKind> {
         VerdictKind::NoKey => Some(NoticeKind::NoKey),
         VerdictKind::ExpectedNodes => Some(NoticeKind::ExpectedNodes),
         VerdictKind::Absent => Some(NoticeKind::Absent),
-        VerdictKind::Agree | VerdictKind::Rotating | VerdictKind::OnlyReports => None,
+        // Certificates are told of by themselves, also under a worse verdict.
+        VerdictKind::Agree | VerdictKind::Rotating | VerdictKind::OnlyReports | VerdictKind::CertificateEnds => None,
     }
 }
 
@@ -231,7 +232,11 @@ fn hides(verdict: &Verdict, told: NoticeKind) -> bool {
         VerdictKind::Held | VerdictKind::ExpectedNodes => {
             matches!(told, NoticeKind::ExpectedNodes | NoticeKind::Absent)
         }
-        VerdictKind::NoKey | VerdictKind::Absent | VerdictKind::Agree | VerdictKind::OnlyReports => false,
+        VerdictKind::NoKey
+        | VerdictKind::Absent
+        | VerdictKind::Agree
+        | VerdictKind::OnlyReports
+        | VerdictKind::CertificateEnds => false,
     }
 }
 
@@ -368,7 +373,10 @@ mod tests {
                 assert_eq!(told(&mut Conditions::default(), severity, kind, 5), [""; 0], "{severity} {kind}");
             }
             let critical = told(&mut Conditions::default(), Severity::Critical, kind, 5);
-            let never = [VerdictKind::Agree, VerdictKind::Rotating, VerdictKind::OnlyReports].contains(&kind);
+            let never = matches!(
+                kind,
+                VerdictKind::Agree | VerdictKind::Rotating | VerdictKind::OnlyReports | VerdictKind::CertificateEnds
+            );
             assert_eq!(critical.len(), usize::from(!never), "{kind}");
         }
         assert_eq!(told(&mut Conditions::default(), Severity::Warning, VerdictKind::Blind, 5), [""; 0]);

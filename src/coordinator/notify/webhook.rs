@@ -101,16 +101,7 @@ fn client(roots: RootCertStore) -> Result<reqwest::Client, Problem> {
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .user_agent(concat!("tfo-fleet/", env!("CARGO_PKG_VERSION")))
-        .https_only(true)
-        .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(ANSWER_MAX)
-        .build()
-        .map_err(|error| failed(error.to_string()))
+    tfo_wire::client::https(tls).timeout(ANSWER_MAX).build().map_err(|error| failed(error.to_string()))
 }
 
 impl Opened {

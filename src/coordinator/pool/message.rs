@@ -1,32 +1,35 @@
 //! What goes in and out of a pool's driver.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 
 use super::replica::GivenKeys;
-use super::waiting::Reply;
+use super::waiting::{Mark, Reply};
 use tfo_engine::fence::MoveOrder;
 use tfo_engine::rollout::ahead::WaveCookies;
 use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
+use tfo_model::caveat::Caveat;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named::Named;
 use tfo_model::node::{Counters, Expected};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
+use tfo_wire::v1::coordinators::{CoordinatorStatus, Coordinators};
 use tfo_wire::v1::fleet::{Done, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Verdict};
 use tfo_wire::v1::sync::SelfAnswer;
 
 /// What a node reports about itself and the store does not keep: for `nodes`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Described {
     /// `uname -r`.
     pub kernel: String,
@@ -38,6 +41,10 @@ pub struct Described {
     pub error: Option<String>,
     /// Kind of what its operator has to look at although it works.
     pub note: Option<String>,
+    /// What limits or endangers TFO there although its keys are right.
+    pub caveats: Vec<Named<Caveat>>,
+    /// In how many network namespaces its keys were read back.
+    pub namespaces: Option<u64>,
     /// Whether its request waits for news: an agent that runs all the time, and so has a connection.
     pub waits: bool,
 }
@@ -93,6 +100,11 @@ pub(super) enum Message {
         described: Box<Described>,
         reply: Reply,
     },
+    /// The connection of a request that waits has ended, or its handler has stopped waiting.
+    Left {
+        node: NodeId,
+        request: Mark,
+    },
     Wanted {
         wanted: Box<Wanted>,
         given: GivenKeys,
@@ -100,6 +112,11 @@ pub(super) enum Message {
     },
     Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
     Nodes {
+        names: PoolNames,
+        reply: oneshot::Sender<Result<Nodes, StoreDown>>,
+    },
+    /// The same once the nodes whose requests are held have said how they are now.
+    FreshNodes {
         names: PoolNames,
         reply: oneshot::Sender<Result<Nodes, StoreDown>>,
     },
@@ -122,6 +139,11 @@ pub(super) enum Message {
         reply: oneshot::Sender<Result<Overview, StoreDown>>,
     },
     Cookies(oneshot::Sender<Result<Cookies, StoreDown>>),
+    Coordinators(oneshot::Sender<Result<Coordinators, StoreDown>>),
+    ForgetCoordinator {
+        name: CoordinatorName,
+        reply: oneshot::Sender<Result<Coordinators, CommandError>>,
+    },
     Policy(Box<Policy>),
     /// Another coordinator has committed, or may have.
     Changed,
@@ -151,6 +173,8 @@ pub struct Summary {
     pub status: PoolStatus,
     /// Number of nodes in each state, also where it is 0.
     pub states: BTreeMap<NodeState, usize>,
+    /// Number of nodes with each caveat, also where it is 0; of those that this coordinator has heard since its start.
+    pub caveats: BTreeMap<Caveat, usize>,
     /// Number of requests that are held until there is something new.
     pub held: usize,
     /// Number of nodes for each pair of keys, most first.
@@ -166,22 +190,7 @@ pub struct Summary {
     /// The first end of a certificate of its nodes, as far as they have connected since the start.
     pub certificate_until: Option<UnixTime>,
     /// The coordinators that have written into the pool's store, in name order.
-    pub coordinators: Vec<CoordinatorSeen>,
-}
-
-/// What the pool's store has of a coordinator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CoordinatorSeen {
-    /// Its name in the store.
-    pub name: CoordinatorName,
-    /// When it has beaten last, by its own clock; none before its first beat.
-    pub beat_at: Option<UnixTime>,
-    /// Known nodes whose sessions are open at it.
-    pub nodes: usize,
-    /// Whether it is this one.
-    pub is_own: bool,
-    /// Whether it has been silent for longer than the others wait for it.
-    pub is_silent: bool,
+    pub coordinators: Vec<CoordinatorStatus>,
 }
 
 /// What the driver made of its pool when it last looked: for readers that must not ask it.
@@ -213,7 +222,7 @@ pub struct Overview {
 /// What the nodes have counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookies {
-    /// The counters that each node of this coordinator reported last, since its boot.
+    /// The counters that each node of this coordinator reported last, since its boot; in the order of the nodes.
     pub counters: Vec<(NodeId, Counters)>,
     /// The opened waves beside the health gate's limit; none unless the pool is promoted.
     pub wave: Option<WaveCookies>,
@@ -233,6 +242,10 @@ pub(super) struct Shared {
     pub(super) good_at_ms: AtomicU64,
     /// When the store last confirmed the driver's copy, in the same way.
     pub(super) confirmed_at_ms: AtomicU64,
+    /// When the copy was last brought up to the store, in the same way: also while nothing can be written there.
+    pub(super) read_at_ms: AtomicU64,
+    /// A call to the store has failed since then.
+    pub(super) store_fails: AtomicBool,
     /// The document's revision.
     pub(super) revision: AtomicU64,
     /// What the driver made of the pool when it last looked.
@@ -241,6 +254,10 @@ pub(super) struct Shared {
     pub(super) policy: ArcSwap<Policy>,
     /// Whether a [`Message::Changed`] is on its way.
     pub(super) told: AtomicBool,
+    /// Whether this coordinator has many more nodes than the others.
+    pub(super) is_crowded: AtomicBool,
+    /// Answers without news since then.
+    pub(super) answered_crowded: AtomicUsize,
 }
 
 impl Shared {
@@ -262,6 +279,23 @@ impl Shared {
     /// Whether the copy is too old for answers: see [`Policy::blind_max`].
     pub(super) fn is_blind(&self) -> bool {
         self.unconfirmed_for() >= self.policy.load().blind_max()
+    }
+
+    pub(super) fn store_is_read(&self) {
+        self.read_at_ms.store(self.now_ms(), Ordering::Release);
+        self.store_fails.store(false, Ordering::Release);
+    }
+
+    /// Time for which the copy may still be shown, if the store stays silent.
+    pub(super) fn left_of_sight(&self) -> Duration {
+        let read_for = Duration::from_millis(self.now_ms().saturating_sub(self.read_at_ms.load(Ordering::Acquire)));
+        self.policy.load().blind_max().saturating_sub(read_for)
+    }
+
+    /// Whether the copy is too old to be shown, and the store is known to fail: a driver that rests reads seldom.  A coordinator
+    /// that reads its store, and cannot beat, is blind and shows it.
+    pub(super) fn is_unread(&self) -> bool {
+        self.store_fails.load(Ordering::Acquire) && self.left_of_sight().is_zero()
     }
 
     pub(super) fn store_down(&self) -> StoreDown {

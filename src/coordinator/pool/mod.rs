@@ -11,38 +11,42 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 
 pub use self::driver::verdict::without_store;
 pub use self::message::{
-    Asked, Busy, CommandError, Cookies, CoordinatorSeen, Described, Judged, Overview, PoolNames, StoreDown, Summary,
-    Wanted, Welcome,
+    Asked, Busy, CommandError, Cookies, Described, Judged, Overview, PoolNames, StoreDown, Summary, Wanted, Welcome,
 };
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;
 use self::replica::Replica;
 #[cfg(test)]
 pub(crate) use self::waiting::Reply;
-pub use self::waiting::{Held, SyncError, Until};
+pub use self::waiting::{Held, Mark, SyncError, Until};
 use super::connections::Connections;
 use super::metrics::counters::Metrics;
 use tfo_engine::fence::MoveOrder;
+use tfo_engine::rollout::crowd::ELSEWHERE_PARTS;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_store::{Store, StoreError};
+use tfo_wire::v1::coordinators::Coordinators;
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
 use tfo_wire::v1::sync::SelfAnswer;
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
+/// Shortest time that a question waits for a driver whose copy is old: one that rests reads its store first.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// What a pool shares with the rest of the program.
 pub struct Watched {
@@ -57,7 +61,8 @@ pub struct Pool {
     name: PoolName,
     pool_id: PoolId,
     store: Arc<dyn Store>,
-    sender: SyncSender<Message>,
+    /// Boxed: the queue has its memory for as long as the driver lives.
+    sender: SyncSender<Box<Message>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -81,10 +86,14 @@ impl Pool {
             started: clock::monotonic(),
             good_at_ms: AtomicU64::new(0),
             confirmed_at_ms: AtomicU64::new(1),
+            read_at_ms: AtomicU64::new(1),
+            store_fails: AtomicBool::new(false),
             revision: AtomicU64::new(replica.document().revision.get()),
             judged: ArcSwapOption::empty(),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
             told: AtomicBool::new(false),
+            is_crowded: AtomicBool::new(false),
+            answered_crowded: AtomicUsize::new(0),
         });
         let driver = driver::Driver::new(replica, policy, seen, Arc::clone(&shared));
         let thread = std::thread::Builder::new().name(format!("pool-{name}")).spawn(move || driver.run(&receiver));
@@ -138,11 +147,21 @@ impl Pool {
         Ok(held)
     }
 
+    /// The request of a node does not wait any more, although the driver has not answered it: its connection has ended.
+    pub fn left(&self, node: NodeId, request: Mark) {
+        // With a full queue the driver learns of it when the hold is over.
+        self.send(Message::Left { node, request }).ok();
+    }
+
     /// An operator's command, with the bytes of the keys that came with it.
     ///
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn command(&self, wanted: Wanted, given: GivenKeys) -> Result<Result<Done, CommandError>, Busy> {
+        if self.shared.is_unread() {
+            // It would wait behind looks at a store that does not answer, and end in the same way.
+            return Ok(Err(CommandError::StoreDown));
+        }
         self.ask(|reply| Message::Wanted { wanted: Box::new(wanted), given, reply }).await
     }
 
@@ -151,7 +170,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn status(&self) -> Result<Result<PoolStatus, StoreDown>, Busy> {
-        self.ask(Message::Status).await
+        self.look(Message::Status).await
     }
 
     /// The state of its nodes; `names` are those of all pools, for nodes that were moved to one.
@@ -159,7 +178,15 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn nodes(&self, names: PoolNames) -> Result<Result<Nodes, StoreDown>, Busy> {
-        self.ask(|reply| Message::Nodes { names, reply }).await
+        self.look(|reply| Message::Nodes { names, reply }).await
+    }
+
+    /// The same, once those whose requests wait here have said how they are now.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn fresh_nodes(&self, names: PoolNames) -> Result<Result<Nodes, StoreDown>, Busy> {
+        self.look(|reply| Message::FreshNodes { names, reply }).await
     }
 
     /// Where an operator moved the node to, if one did.
@@ -167,7 +194,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn order_for(&self, node: NodeId) -> Result<Result<Option<MoveOrder>, StoreDown>, Busy> {
-        self.ask(|reply| Message::OrderFor { node, reply }).await
+        self.look(|reply| Message::OrderFor { node, reply }).await
     }
 
     /// What the pool is to nodes that are to be moved to it.
@@ -175,7 +202,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn welcome(&self, nodes: BTreeSet<NodeId>) -> Result<Result<Welcome, StoreDown>, Busy> {
-        self.ask(|reply| Message::Welcome { nodes, reply }).await
+        self.look(|reply| Message::Welcome { nodes, reply }).await
     }
 
     /// What the pool knows of one node; records nothing.
@@ -183,7 +210,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn itself(&self, node: NodeId, names: PoolNames) -> Result<Result<SelfAnswer, StoreDown>, Busy> {
-        self.ask(|reply| Message::Itself { node, names, reply }).await
+        self.look(|reply| Message::Itself { node, names, reply }).await
     }
 
     /// The pool at a glance.
@@ -191,7 +218,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn summary(&self) -> Result<Result<Summary, StoreDown>, Busy> {
-        self.ask(Message::Summary).await
+        self.look(Message::Summary).await
     }
 
     /// The pool and all its nodes, for the page; `names` as for [`Self::nodes`].
@@ -199,7 +226,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn overview(&self, names: PoolNames) -> Result<Result<Overview, StoreDown>, Busy> {
-        self.ask(|reply| Message::Overview { names, reply }).await
+        self.look(|reply| Message::Overview { names, reply }).await
     }
 
     /// What its nodes have counted.
@@ -207,7 +234,23 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn cookies(&self) -> Result<Result<Cookies, StoreDown>, Busy> {
-        self.ask(Message::Cookies).await
+        self.look(Message::Cookies).await
+    }
+
+    /// The coordinators that its store knows.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn coordinators(&self) -> Result<Result<Coordinators, StoreDown>, Busy> {
+        self.look(Message::Coordinators).await
+    }
+
+    /// Forgets one of them, and gives the others.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn forget_coordinator(&self, name: CoordinatorName) -> Result<Result<Coordinators, CommandError>, Busy> {
+        self.ask(|reply| Message::ForgetCoordinator { name, reply }).await
     }
 
     /// What the driver made of it when it last looked; none before its first look.  Asks no driver.
@@ -236,6 +279,19 @@ impl Pool {
         self.shared.is_blind()
     }
 
+    /// Whether this answer without news sends its node to another coordinator, because this one has many more nodes.
+    #[must_use]
+    pub fn sends_elsewhere(&self) -> bool {
+        let is_crowded = self.shared.is_crowded.load(Ordering::Relaxed);
+        is_crowded && self.shared.answered_crowded.fetch_add(1, Ordering::Relaxed).is_multiple_of(ELSEWHERE_PARTS)
+    }
+
+    /// Whether the store has not been read for so long that not even an operator is shown anything.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.shared.is_unread()
+    }
+
     /// That the store, or the driver, does not answer.
     #[must_use]
     pub fn store_down(&self) -> StoreDown {
@@ -248,6 +304,29 @@ impl Pool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Asks for what only a confirmed copy tells.  A coordinator that has not read its store for so long that it is blind, or that
+    /// becomes it meanwhile, says so at once: its driver may be busy for long with a store that does not answer, and another
+    /// coordinator can tell.
+    async fn look<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, StoreDown>>) -> Message,
+    ) -> Result<Result<T, StoreDown>, Busy> {
+        if self.shared.is_unread() {
+            return Ok(Err(self.store_down()));
+        }
+        let (reply, mut answer) = oneshot::channel();
+        self.send(message(reply))?;
+        loop {
+            let left = self.shared.left_of_sight().max(PATIENCE_MIN);
+            match tokio::time::timeout(left, &mut answer).await {
+                Ok(answered) => return answered.map_err(|_| Busy),
+                Err(_) if self.shared.left_of_sight().is_zero() => return Ok(Err(self.store_down())),
+                // The store has confirmed the copy meanwhile.
+                Err(_) => {}
+            }
+        }
+    }
+
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Busy> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply))?;
@@ -255,7 +334,7 @@ impl Pool {
     }
 
     fn send(&self, message: Message) -> Result<(), Busy> {
-        self.sender.try_send(message).map_err(|error| {
+        self.sender.try_send(Box::new(message)).map_err(|error| {
             if let TrySendError::Full(_) = error {
                 tracing::warn!(pool = %self.name, "the driver's queue is full; a request was refused");
             }
@@ -265,9 +344,9 @@ impl Pool {
 }
 
 /// Tells the driver that the store has news, unless it was told and has not looked yet.
-fn tell_once(shared: &Shared, driver: &SyncSender<Message>) {
+fn tell_once(shared: &Shared, driver: &SyncSender<Box<Message>>) {
     // A driver whose queue is full looks soon anyway.
-    if !shared.told.swap(true, Ordering::AcqRel) && driver.try_send(Message::Changed).is_err() {
+    if !shared.told.swap(true, Ordering::AcqRel) && driver.try_send(Box::new(Message::Changed)).is_err() {
         shared.told.store(false, Ordering::Release);
     }
 }
@@ -276,7 +355,7 @@ impl Drop for Pool {
     /// Waits for the driver, which may be in the middle of a commit.
     fn drop(&mut self) {
         // Waits for a place in the queue: without the message the driver would not end.  An error: it has ended already.
-        drop(self.sender.send(Message::Stop));
+        drop(self.sender.send(Box::new(Message::Stop)));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

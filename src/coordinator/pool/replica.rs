@@ -7,11 +7,13 @@
 //!
 //! Must not know: nodes' requests, decisions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::changes::Changes;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{Beat, Later, PoolContent, Stamp, Writer, Writes};
+use tfo_engine::rollout::parts::{About, Beat, Later, PoolContent, Shared, Stamp, Writer, Writes};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
@@ -19,7 +21,7 @@ use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::time::UnixTime;
 use tfo_store::error::Cause;
-use tfo_store::{CommitError, Erasure, Head, News, PoolState, Store, StoreError};
+use tfo_store::{CommitError, Erasure, Head, News, PARTS_MAX, PoolState, Store, StoreError};
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]
@@ -117,8 +119,13 @@ impl Replica {
         self.store.follow(&self.pool, &mut self.state)
     }
 
+    /// What has changed in the copy since the last call.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        self.state.content.take_changes()
+    }
+
     /// Takes a sync in that is not written.
-    pub(super) fn hear(&mut self, node: &NodeId, later: Later) {
+    pub(super) fn hear(&mut self, node: &NodeId, later: Shared<Later>) {
         self.state.content.hear(node, later);
     }
 
@@ -192,8 +199,33 @@ impl Replica {
     /// # Errors
     /// Fails if the store cannot be written; the outcome is still open.
     pub(super) fn settle(&mut self, at: UnixTime) -> Result<(), CommitError> {
-        let beat = Beat { stamp: self.next_stamp(), vouches: false, at, tally: None };
+        let beat = Beat { stamp: self.next_stamp(), vouches: false, at, tally: None, about: About::default() };
         self.write(&Writes { beat: Some(beat), ..Writes::default() })
+    }
+
+    /// Takes the name of another coordinator, which is dead, and leaves it without these entries and with a beat that hides it.
+    /// If its process is alive after all, it finds that it has lost its name, and ends (docs/protocol.md#rule-18).
+    ///
+    /// # Errors
+    /// Fails with [`CommitError::Fenced`] if it beats, or if the store cannot be written.
+    pub(super) fn forget(
+        &self,
+        name: &CoordinatorName,
+        removed: &BTreeSet<NodeId>,
+        at: UnixTime,
+    ) -> Result<(), CommitError> {
+        let mut writer = Writer { name: name.clone(), last: self.content().parts().stamp(name) };
+        let (mut stamp, mut left) = (Stamp::taken_over(writer.last), removed.iter());
+        loop {
+            let removed: BTreeSet<NodeId> = left.by_ref().take(PARTS_MAX).cloned().collect();
+            let about = About { is_forgotten: true, ..About::default() };
+            let beat = Beat { stamp, vouches: false, at, tally: None, about };
+            self.store.write(&self.pool, &writer, &Writes { removed, beat: Some(beat), ..Writes::default() })?;
+            if left.len() == 0 {
+                return Ok(());
+            }
+            (writer.last, stamp) = (Some(stamp), stamp.next());
+        }
     }
 
     /// Whether this entry is in the audit log, so that its commit has taken effect.

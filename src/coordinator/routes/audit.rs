@@ -1,5 +1,5 @@
-//! `GET /v1/pools/{pool}/audit`: the audit log, by what a reader looks for; `GET /v1/enrolment/audit`: what happened to tokens and
-//! certificates, which belong to no pool's commits.
+//! `GET /v1/pools/{pool}/audit`: the audit log, by what a reader looks for; `…/chain`: as it is stored; `GET /v1/enrolment/audit`: what happened to tokens and
+//! certificates, which belong to no pool's commits; and its `…/chain`.
 
 use std::collections::VecDeque;
 
@@ -11,15 +11,19 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::enrol::store_failed;
-use super::fleet::{bad_request, busy, store_down};
+use super::fleet::{bad_request, busy, is_read, store_down};
 use super::{Api, FromReader, ReadPool};
 use crate::server::Refusal;
+use tfo_crypto::checksum::sha256;
+use tfo_engine::enrolment_log;
 use tfo_engine::rollout::document::{Actor, AuditEntry};
+use tfo_engine::rollout::history::LogEnd;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
-use tfo_store::enrolment::{LogEntry, LogPart, Logged};
-use tfo_store::{AUDIT_READ_MAX, Store, StoreError};
+use tfo_store::enrolment::{LOG_KEPT, LogChain, LogEntry, LogPart, LogRow, Logged};
+use tfo_store::{AUDIT_READ_MAX, ChainPart, ChainRow, Store, StoreError};
+use tfo_wire::v1::chain::{AuditChain, ChainEntry, EnrolmentChain, EnrolmentChainEntry};
 use tfo_wire::v1::fleet::{Audit, AuditLine};
 use tfo_wire::v1::tokens::{EnrolmentAudit, EnrolmentLine};
 
@@ -59,6 +63,7 @@ pub(super) async fn audit(
     if query.limit.is_some_and(|limit| !(1..=AUDIT_READ_MAX).contains(&limit)) {
         return Err(bad_request(format!("limit is 1 to {AUDIT_READ_MAX}")));
     }
+    is_read(&pool)?;
     let (store, name) = (pool.store(), pool.name().clone());
     let read = tokio::task::spawn_blocking(move || read(&*store, name, &query)).await;
     read.map_err(|_| busy())?.map(Json).map_err(|error| {
@@ -110,6 +115,36 @@ fn line(entry: AuditEntry) -> AuditLine {
     }
 }
 
+/// Where a reader of the chain is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChainQuery {
+    /// Entries of later revisions.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/pools/{pool}/audit/chain`: what is stored, be it right or not.  The reader judges.
+pub(super) async fn chain(
+    ReadPool(pool): ReadPool,
+    query: Result<Query<ChainQuery>, QueryRejection>,
+) -> Result<Json<AuditChain>, Refusal> {
+    let Query(ChainQuery { after }) = query.map_err(|_| bad_request("the query is after=REVISION, or none"))?;
+    is_read(&pool)?;
+    let (store, name) = (pool.store(), pool.name().clone());
+    let read = tokio::task::spawn_blocking(move || store.chain(&name, Revision::new(after))).await;
+    let down = || store_down(pool.store_down());
+    let read = read.map_err(|_| busy())?.map_err(|error| {
+        tracing::warn!(pool = %pool.name(), %error, "the audit log cannot be read");
+        down()
+    })?;
+    let ChainPart { pool_id, end, rows } = read.ok_or_else(down)?;
+    let LogEnd { revision, document, chain, kept } = end;
+    let entry = |ChainRow { revision, text, is_intact }| ChainEntry { revision, text, intact: is_intact };
+    let entries = rows.into_iter().map(entry).collect();
+    Ok(Json(AuditChain { pool: pool.name().clone(), pool_id, revision, document, chain, kept, entries }))
+}
+
 /// Where a reader of the log of enrolment is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +167,25 @@ pub(super) async fn enrolment(
     let found = read.map_err(|error| store_failed(&error))?;
     let (more, read_to) = (found.len() == AUDIT_READ_MAX, found.last().map_or(after, |last| last.number));
     Ok(Json(EnrolmentAudit { entries: found.into_iter().map(enrolment_line).collect(), more, read_to }))
+}
+
+/// `GET /v1/enrolment/audit/chain`: as [`chain`]; the log of a coordinator without `[enrolment]` is empty.
+pub(super) async fn enrolment_chain(
+    State(api): State<Arc<Api>>,
+    _: FromReader,
+    query: Result<Query<EnrolmentQuery>, QueryRejection>,
+) -> Result<Json<EnrolmentChain>, Refusal> {
+    let Query(EnrolmentQuery { after }) = query.map_err(|_| bad_request("the query is after=NUMBER, or none"))?;
+    let Some(enrolment) = &api.enrolment else {
+        let chain = enrolment_log::start(sha256);
+        return Ok(Json(EnrolmentChain { number: 0, chain, kept: LOG_KEPT, entries: Vec::new() }));
+    };
+    let store = Arc::clone(enrolment.store());
+    let read = tokio::task::spawn_blocking(move || store.log_chain(after)).await.map_err(|_| busy())?;
+    let LogChain { end, rows } = read.map_err(|error| store_failed(&error))?;
+    let entry = |LogRow { number, text, is_intact }| EnrolmentChainEntry { number, text, intact: is_intact };
+    let entries = rows.into_iter().map(entry).collect();
+    Ok(Json(EnrolmentChain { number: end.number, chain: end.chain, kept: end.kept, entries }))
 }
 
 fn enrolment_line(Logged { number, entry }: Logged) -> EnrolmentLine {

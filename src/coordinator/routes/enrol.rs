@@ -13,7 +13,7 @@ use axum::{Extension, Json, Router};
 
 use super::fleet::{busy, store_down};
 use super::{Api, FromNode, FromOperator};
-use crate::enrolment::{Attempt, Enrolment, InHand, News, NotCertified, digest};
+use crate::enrolment::{Attempt, Enrolment, InHand, Left, News, NotCertified, digest};
 use crate::pool::{CommandError, Pool};
 use crate::server::{CameFrom, JsonBody, Refusal};
 use tfo_host::runtime::clock;
@@ -253,8 +253,11 @@ pub(super) async fn plan(
 ) -> Result<Option<InHand>, Refusal> {
     let Some(enrolment) = api.enrolment.as_ref().filter(|_| !nodes.is_empty()) else { return Ok(None) };
     let (pool, operator) = (from.pool.name().clone(), from.operator.clone());
+    let shown = from.pool.coordinators().await.map_err(|_| busy())?.map_err(store_down)?;
+    let life = shown.coordinators.iter().find(|one| one.answers).and_then(|own| own.life);
     let planned =
-        run(enrolment, move |enrolment| enrolment.plan_cut_off((pool, nodes), (operator, order), clock::now())).await?;
+        run(enrolment, move |enrolment| enrolment.plan_cut_off((pool, nodes), (operator, order), (life, clock::now())));
+    let planned = planned.await?;
     planned.map(Some).map_err(|problem| {
         tfo_host::runtime::log::problem(&problem);
         Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be written; nothing was changed")
@@ -296,14 +299,35 @@ pub(super) async fn follow<T>(
 pub async fn finish_cut_offs(api: &Api) -> Result<(), Problem> {
     let Some(enrolment) = &api.enrolment else { return Ok(()) };
     let stopping = |_| Problem::warning("stopping", "the coordinator stops", "nothing to do");
-    let plans = run(enrolment, |enrolment| enrolment.left_cut_offs(clock::now())).await.map_err(stopping)?;
-    for plan in plans.map_err(|error| error.problem())? {
+    let plans = run(enrolment, |enrolment| enrolment.left_cut_offs()).await.map_err(stopping)?;
+    for left in plans.map_err(|error| error.problem())? {
+        if left.is_foreign && !is_over(api, &left).await {
+            continue;
+        }
+        let plan = left.plan;
         let Some(nodes) = took_effect(api, &plan).await else { continue };
         tracing::info!(pool = %plan.pool, order = plan.order, nodes = nodes.len(), "an order is finished that was left behind");
         let cut = run(enrolment, move |enrolment| enrolment.cut_off(&plan, &nodes, clock::now())).await;
         cut.map_err(stopping)??;
     }
     Ok(())
+}
+
+/// Whether the coordinator of a plan has ended, as far as its pool can tell; of a pool that is not served here the others tell.
+async fn is_over(api: &Api, left: &Left) -> bool {
+    let pools = api.pools.load_full();
+    if let Some(pool) = pools.get(&left.plan.pool) {
+        return pool.coordinators().await.is_ok_and(|shown| shown.is_ok_and(|shown| left.is_over(&shown.coordinators)));
+    }
+    // Lives are counted in each pool by itself.
+    let left = Left { plan: CutOff { life: None, ..left.plan.clone() }, ..*left };
+    for pool in pools.values() {
+        let shown = pool.coordinators().await;
+        if !shown.is_ok_and(|shown| shown.is_ok_and(|shown| left.is_over(&shown.coordinators))) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The nodes of a plan that its pool has denied, or does not know.  None if the pool cannot tell.  A pool that is not served

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
@@ -40,7 +42,14 @@ pub(super) fn store_down(down: StoreDown) -> Refusal {
         || "the store cannot be reached; ask again".to_owned(),
         |since| format!("the store cannot be reached since {since}: until it is back, no node gets an answer here"),
     );
-    Refusal::new(ErrorKind::StoreUnavailable, message)
+    let remedy =
+        "ask another coordinator; `tfo-coordinator check` on this one's host says what is wrong with its store";
+    Refusal::new(ErrorKind::StoreUnavailable, message).with_remedy(None, remedy)
+}
+
+/// Refuses what is read from the store itself, at once: a read of one that does not answer takes long to say so.
+pub(super) fn is_read(pool: &Pool) -> Result<(), Refusal> {
+    if pool.is_unread() { Err(store_down(pool.store_down())) } else { Ok(()) }
 }
 
 async fn status(pool: &Pool) -> Result<PoolStatus, Refusal> {
@@ -66,11 +75,29 @@ pub(super) async fn pool(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) 
     api.bodies.answer(format!("pools/{}", pool.name()), vec![pool.revision()], status(&pool)).await
 }
 
+/// Which nodes a reader wants to see.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodesQuery {
+    /// As they are now: those whose requests wait here are asked.
+    #[serde(default)]
+    fresh: bool,
+}
+
 /// `GET /v1/pools/{pool}/nodes`.
-pub(super) async fn nodes(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
+pub(super) async fn nodes(
+    State(api): State<Arc<Api>>,
+    ReadPool(pool): ReadPool,
+    query: Result<Query<NodesQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(NodesQuery { fresh }) = query.map_err(|_| bad_request("the query is fresh=true, or there is none"))?;
     let names = moving::names(&api);
-    let make = async { pool.nodes(names).await.map_err(|_| busy())?.map_err(store_down) };
-    api.bodies.answer(format!("pools/{}/nodes", pool.name()), vec![pool.revision()], make).await
+    let path = format!("pools/{}/nodes{}", pool.name(), if fresh { "/fresh" } else { "" });
+    let make = async {
+        let nodes = if fresh { pool.fresh_nodes(names).await } else { pool.nodes(names).await };
+        nodes.map_err(|_| busy())?.map_err(store_down)
+    };
+    api.bodies.answer(path, vec![pool.revision()], make).await
 }
 
 /// A command for the driver.
@@ -284,7 +311,7 @@ pub(super) fn expect(body: ExpectRequest, operator: NodeId) -> Result<Instructio
 }
 
 /// The refusal of a command: the reason first, and what to do about it.
-fn why(not_done: CommandError) -> Refusal {
+pub(super) fn why(not_done: CommandError) -> Refusal {
     let refused = match not_done {
         CommandError::Refused(refused) => refused,
         CommandError::NotPossible(why) => return Refusal::new(ErrorKind::Refused, why),

@@ -4,6 +4,7 @@
 //! read.  Must not know: TLS, stores, the decisions of the rules.
 
 mod audit;
+mod coordinators;
 mod enrol;
 mod fleet;
 mod moving;
@@ -66,11 +67,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/enrolment/audit", get(audit::enrolment))
+        .route("/v1/enrolment/audit/chain", get(audit::enrolment_chain))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).post(fleet::order_nodes))
+        .route("/v1/pools/{pool}/coordinators", get(coordinators::list).post(coordinators::forget))
         .route("/v1/pools/{pool}/expect", fleet::command(fleet::expect))
         .route("/v1/pools/{pool}/audit", get(audit::audit))
+        .route("/v1/pools/{pool}/audit/chain", get(audit::chain))
         .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))
         .route("/v1/pools/{pool}/pause", fleet::command(fleet::pause))
         .route("/v1/pools/{pool}/resume", fleet::command(fleet::resume))
@@ -175,6 +179,7 @@ async fn pool_of(parts: &mut Parts, api: &Api) -> Result<Arc<Pool>, Refusal> {
 pub(super) struct FromNode {
     pub(super) pool: Arc<Pool>,
     pub(super) node: NodeId,
+    pub(super) peer: Arc<Peer>,
     pub(super) id: RequestId,
 }
 
@@ -193,7 +198,10 @@ impl FromRequestParts<Arc<Api>> for FromNode {
         let mut fitting = asking.peer.names.iter().filter(|name| policy.nodes.iter().any(|one| one.matches(name)));
         let (first, second) = (fitting.next().cloned(), fitting.next());
         match (first, second) {
-            (Some(node), None) => Ok(Self { pool, node, id: asking.id }),
+            (Some(node), None) => {
+                let (peer, id) = (Arc::clone(&asking.peer), asking.id);
+                Ok(Self { pool, node, peer, id })
+            }
             (found, _) => {
                 let message = if found.is_none() {
                     "your certificate has no name that the pool's `nodes` patterns match"

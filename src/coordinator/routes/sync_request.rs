@@ -4,11 +4,11 @@ use crate::pool::Described;
 use tfo_engine::rollout::record::{Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
-use tfo_host::kernel::release::KernelRelease;
+use tfo_model::kernel::KernelVersion;
 use tfo_model::node::KeySource;
 use tfo_model::state::{BackupSlot, SlotPrint, SlotPrints};
 use tfo_wire::v1::fleet::REASON_BYTES_MAX;
-use tfo_wire::v1::sync::{InstalledKeys, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
+use tfo_wire::v1::sync::{CAVEATS_MAX, InstalledKeys, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
 
 /// The error of a node whose kernel has other keys; every other error is a failure.
 const DRIFT: &str = "drift";
@@ -29,6 +29,9 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
             return Err(format!("{name} has to be a name in snake case"));
         }
     }
+    if request.caveats.len() > CAVEATS_MAX {
+        return Err(format!("caveats has more than {CAVEATS_MAX} names"));
+    }
     if request.next_contact_secs > NEXT_CONTACT_SECS_MAX {
         return Err(format!("next_contact_secs has to be at most {NEXT_CONTACT_SECS_MAX}"));
     }
@@ -39,9 +42,11 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
         tcp_fastopen: request.tcp_fastopen,
         error: request.error,
         note: request.note,
+        caveats: request.caveats,
+        namespaces: request.namespaces,
         waits: request.wait_secs > 0,
     };
-    Ok((Sync { session: request.session, seen: request.seen, report }, described))
+    Ok((Sync { session: request.session, seen: request.seen, report: report.into() }, described))
 }
 
 fn report_of(request: &SyncRequest) -> Result<Report, String> {
@@ -52,6 +57,8 @@ fn report_of(request: &SyncRequest) -> Result<Report, String> {
         None => None,
     };
     let is_foreign = takes_keys && fence.is_none();
+    // What the fence says is not said twice in each of ten thousand records.
+    let held_elsewhere = holds.filter(|_| fence.is_none());
     let report = Report {
         foreign: holds.filter(|_| is_foreign).map(|holds| holds.primary.fingerprint),
         fence,
@@ -65,7 +72,7 @@ fn report_of(request: &SyncRequest) -> Result<Report, String> {
         counters: request.counters,
         seen: request.seen,
         source: request.source,
-        holds,
+        holds: held_elsewhere.map(Into::into),
     };
     Ok(report.bounded())
 }
@@ -96,7 +103,7 @@ fn fence_of(installed: &InstalledKeys) -> Result<Option<Fence>, String> {
 }
 
 fn slot_count(request: &SyncRequest) -> SlotCount {
-    let by_release = || KernelRelease::parse(&request.kernel).map(KernelRelease::backup_slot);
+    let by_release = || KernelVersion::parse(&request.kernel).map(KernelVersion::backup_slot);
     match request.backup_slot {
         Some(true) => SlotCount::Two,
         Some(false) => SlotCount::One,
@@ -162,6 +169,7 @@ mod tests {
         let fence = sync.report.fence.clone().unwrap();
         assert_eq!((fence.generation, fence.slots.primary.epoch.get()), (Generation::new(7), 2));
         assert_eq!((sync.report.installed, sync.report.foreign), (Installed::ReadBack, None));
+        assert_eq!(sync.report.holds, None, "its fence says it");
         assert_eq!((described.kernel.as_str(), &described.note), ("6.1.0", &None));
         let (noted, described) = request(r#"{"note": "certificate_ends"}"#).unwrap();
         assert_eq!(
@@ -201,8 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn caveats_of_a_later_release_are_kept() {
+        let (_, described) = request(r#"{"caveats": ["synproxy", "moonlight"]}"#).unwrap();
+        let names: Vec<&str> = described.caveats.iter().map(tfo_model::named::Named::as_str).collect();
+        assert_eq!(names, ["synproxy", "moonlight"]);
+        assert!(request("{}").unwrap().1.caveats.is_empty());
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         let long = format!(r#"{{"kernel": "{}"}}"#, "x".repeat(129));
+        let many = format!(r#"{{"caveats": {:?}}}"#, ["tfo_off"; 17]);
         for bad in [
             &*long,
             r#"{"agent": "a\nb"}"#,
@@ -220,6 +237,8 @@ mod tests {
             r#"{"installed/primary/epoch": 0}"#,
             r#"{"node": "other.example.org"}"#,
             r#"{"source": "elsewhere"}"#,
+            r#"{"caveats": "tfo_off"}"#,
+            &many,
         ] {
             assert!(request(bad).is_err(), "{bad}");
         }

@@ -3,6 +3,20 @@
 use std::time::Duration;
 
 use super::admission::CROWD_PARTS;
+use tfo_engine::rollout::timing::HOLD_MAX;
+
+/// When a connection counts as dead whose peer answers no packet: its host has died, or the network between.
+///
+/// It is what tells a coordinator that a node has died whose request it holds (docs/protocol.md#rule-11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Without data for so long, the kernel asks whether the peer is there.
+    pub idle: Duration,
+    /// It asks again after this time.
+    pub interval: Duration,
+    /// Without an answer for so long the connection has ended, also where data was sent.
+    pub dead_after: Duration,
+}
 
 /// Bounds of a [`Server`](super::Server).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +39,24 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// From the end of an answer to the first byte of the next request.
     pub idle_timeout: Duration,
-    /// From the end of a request's head to its answer: more than the longest poll.
+    /// From the end of a request's head to its answer, if that does not wait for anything.
     pub answer_timeout: Duration,
+    /// The same for a request that waits: more than the longest hold.
+    pub hold_timeout: Duration,
+    /// Keepalives of connections.
+    pub keepalive: Keepalive,
     /// An answer may wait this long for its reader, from the first byte that the socket does not take to the last.
     pub write_timeout: Duration,
     /// How long requests in flight may take at a shutdown.
     pub drain_timeout: Duration,
+}
+
+impl Default for Keepalive {
+    /// A dead host is noticed within two minutes, for two packets a minute and node.
+    fn default() -> Self {
+        let secs = Duration::from_secs;
+        Self { idle: secs(60), interval: secs(20), dead_after: secs(120) }
+    }
 }
 
 impl Limits {
@@ -51,6 +77,8 @@ impl Limits {
             body_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(20),
+            hold_timeout: Duration::from_secs(20),
+            keepalive: Keepalive::default(),
             write_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
         }
@@ -84,6 +112,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
             answer_timeout: Duration::from_secs(90),
+            hold_timeout: HOLD_MAX + Duration::from_secs(30),
+            keepalive: Keepalive::default(),
             write_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
         }

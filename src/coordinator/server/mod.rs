@@ -11,8 +11,12 @@ mod body;
 mod connection;
 mod contest;
 mod crowd;
+mod direct;
+mod farewell;
+mod later;
 mod limits;
 mod refusals;
+mod rewound;
 mod service;
 mod strangers;
 mod watch;
@@ -26,15 +30,17 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use admission::{ConnectionPlace, Gate, Standing};
 pub use answer::{Refusal, RequestId};
 pub use body::JsonBody;
-use connection::{Ends, linger};
-pub use limits::Limits;
+use connection::Ends;
+pub use direct::request as whole_request;
+use farewell::linger;
+pub use later::Later;
+pub use limits::{Keepalive, Limits};
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
 pub use service::{CameFrom, Draining};
@@ -45,6 +51,7 @@ use crate::connections::Connections;
 use tfo_host::runtime::process;
 use tfo_tls::identity::Peer;
 use tfo_tls::server::{LiveConnection, ServerTls};
+use tfo_tls::stream::TlsStream;
 use tfo_wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
@@ -61,8 +68,6 @@ const ALERT_LINGER: Duration = Duration::from_secs(1);
 /// What the kernel may keep of an answer that its peer does not read, in bytes; it takes twice that, for its own records.
 /// Left to itself it takes megabytes for each connection.
 const SENT_BYTES_MAX: usize = 128 << 10;
-/// What a connection keeps of an answer that its peer does not read, in bytes, apart from hyper's buffer and the kernel's.
-const UNREAD_BYTES_MAX: usize = 16 << 10;
 /// How long stopped tasks may take after the drain: each needs to run only once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -124,13 +129,14 @@ impl fmt::Debug for Server {
 #[derive(Clone)]
 struct Shared {
     router: Router,
-    limits: Limits,
+    limits: Arc<Limits>,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
     connections: Arc<Connections>,
     kept_for: KeptFor,
     requests: Requests,
     ends: Ends,
+    tasks: TaskTracker,
 }
 
 impl Server {
@@ -199,7 +205,7 @@ impl Server {
             Ok(async move {
                 let service = shared.service(address, Listens::Plain);
                 tokio::select! {
-                    () = connection::serve(stream, service, None, shared.ends) => {}
+                    () = connection::serve(stream, service, None, shared.ends, ()) => {}
                     () = place.given_away() => {
                         let why = "the connection gave way to a newer one";
                         shared.refusals.note(Reason::TooManyFromAddress, &Shown(address, None), &why);
@@ -222,17 +228,18 @@ impl Server {
         // If this future is dropped, its connections end with it.
         let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
+        let tasks = TaskTracker::new();
         let shared = Shared {
             router,
-            limits: self.limits,
+            limits: Arc::new(self.limits),
             gate: Arc::clone(&self.gate),
             refusals: Arc::clone(&self.refusals),
             connections: Arc::clone(&self.connections),
             kept_for: Arc::clone(&self.kept_for),
             requests: Requests::default(),
             ends: ends.clone(),
+            tasks: tasks.clone(),
         };
-        let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -248,8 +255,11 @@ impl Server {
             };
             // Answers are written whole; waiting for more would only delay them.
             drop(stream.set_nodelay(true));
+            keep_alive(&stream, address.port(), self.limits.keepalive);
             match begin(shared.clone(), stream, address) {
-                Ok(served) => drop(tasks.spawn(served)),
+                // Boxed: tokio aligns tasks to cache lines, and glibc before 2.38 uses no aligned block of memory again for
+                // another one of its size, so each handshake would leave a hole.
+                Ok(served) => drop(tasks.spawn(Box::pin(served))),
                 Err(reason) => self.refusals.note(reason, &Shown(address, None), &"closed without an answer"),
             }
         }
@@ -265,13 +275,29 @@ impl Server {
     }
 }
 
+/// When an idle connection is probed first: up to a quarter sooner, by the peer's port.  After a rotation all connections are idle
+/// since the same moment, and thousands of probes at once are more than a queue on their way may hold.
+fn probed_after(idle: Duration, port: u16) -> Duration {
+    let sooner = idle / 4 * u32::from(port % 16) / 16;
+    // The kernel knows whole seconds.
+    (idle - sooner).max(Duration::from_secs(1))
+}
+
+/// Has the kernel end a connection whose peer answers no packet.  A socket that refuses that has ended already.
+fn keep_alive(stream: &TcpStream, port: u16, Keepalive { idle, interval, dead_after }: Keepalive) {
+    let socket = socket2::SockRef::from(stream);
+    let probes = socket2::TcpKeepalive::new().with_time(probed_after(idle, port)).with_interval(interval);
+    drop(socket.set_tcp_keepalive(&probes));
+    drop(socket.set_tcp_user_timeout(Some(dead_after)));
+}
+
 impl Shared {
     fn service(&self, address: SocketAddr, listens: Listens) -> ConnectionService {
         ConnectionService {
             router: self.router.clone(),
             address,
             listens,
-            limits: self.limits,
+            limits: Arc::clone(&self.limits),
             watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
             requests: self.requests.clone(),
@@ -281,14 +307,14 @@ impl Shared {
 
     /// From an accepted socket to the end of the connection.
     async fn connection(self, stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) {
-        // On the heap, each for its own time: together they would take memory for as long as the connection.
-        let shaken = Box::pin(self.handshake(stream, address, &tls)).await;
+        let shaken = self.handshake(stream, address, &tls).await;
         drop(tls);
         if let Some((stream, live, place)) = shaken {
-            let _open = self.connections.opened(live.peer());
+            let counted = (self.connections.opened(live.peer()), place);
             let service = self.service(address, Listens::ToPeer(Arc::clone(live.peer())));
-            Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
-            drop(place);
+            // In a task of its own, whose memory is for this alone.
+            let served = connection::serve(stream, service, Some(live), self.ends, counted);
+            drop(self.tasks.spawn(Box::pin(served)));
         }
     }
 
@@ -312,9 +338,8 @@ impl Shared {
         };
         let place = place.map_err(|reason| refuse(reason, &"closed without an answer")).ok()?;
         let in_use = tls.in_use();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
         let shaken = tokio::select! {
-            shaken = timeout_at(until, acceptor.accept(stream).into_fallible()) => shaken,
+            shaken = timeout_at(until, TlsStream::accept(Arc::clone(&in_use.config), stream)) => shaken,
             () = self.ends.drain.cancelled() => return None,
             () = place.given_away() => {
                 refuse(Reason::HandshakeGaveWay, &"the handshake gave way to another one");
@@ -323,10 +348,7 @@ impl Shared {
         };
         drop(place);
         let stream = match shaken {
-            Ok(Ok(mut stream)) => {
-                stream.get_mut().1.set_buffer_limit(Some(UNREAD_BYTES_MAX));
-                Box::new(stream)
-            }
+            Ok(Ok(stream)) => Box::new(stream),
             Ok(Err((error, mut stream))) => {
                 refuse(Reason::of_handshake(&error), &error);
                 // Without it a reset could overtake the alert, and the peer would not learn why.
@@ -338,7 +360,7 @@ impl Shared {
                 return None;
             }
         };
-        let admitted = tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default());
+        let admitted = tls.admit(&in_use, stream.peer_certificates());
         let live = admitted.map_err(|error| refuse(Reason::CertificateInvalid, &error)).ok()?;
         let standing = if (self.kept_for)(live.peer()) { Standing::Operator } else { Standing::Anybody };
         match self.gate.enter(address.ip(), standing) {
@@ -378,5 +400,21 @@ async fn keep_house(refusals: Arc<Refusals>, gate: Arc<Gate>, tls: Option<Arc<Se
             // Files and thousands of signatures: not on the event loop.  It logs what it finds.
             drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn idle_connections_are_probed_at_many_times_and_no_later_than_is_said() {
+        let idle = Duration::from_secs(60);
+        let all: BTreeSet<Duration> = (40_000..40_100).map(|port| probed_after(idle, port)).collect();
+        assert_eq!(all.len(), 16);
+        assert!(all.iter().all(|after| (idle * 3 / 4..=idle).contains(after)), "{all:?}");
+        assert_eq!(probed_after(Duration::from_secs(1), u16::MAX), Duration::from_secs(1));
     }
 }

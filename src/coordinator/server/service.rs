@@ -25,6 +25,7 @@ use tracing::error;
 
 use super::answer::{Refusal, RequestId, complete};
 use super::body::TooLarge;
+use super::later::{Later, Rest, may_wait};
 use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
 use super::watch::{BodyState, ConnectionWatch};
@@ -38,7 +39,21 @@ const PAGE_EVENTS_PATH: &str = "/page/events";
 #[derive(Debug, Clone)]
 pub struct Draining(pub(super) CancellationToken);
 
+#[cfg(test)]
 impl Draining {
+    /// Of a server that does not end.
+    pub(crate) fn never() -> Self {
+        Self(CancellationToken::new())
+    }
+}
+
+impl Draining {
+    /// Whether the server wants to end.  The task of a connection is woken when that begins.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
     /// Waits until the server wants to end.
     pub async fn begun(&self) {
         self.0.cancelled().await;
@@ -75,7 +90,7 @@ pub(super) struct ConnectionService {
     pub(super) router: Router,
     pub(super) address: SocketAddr,
     pub(super) listens: Listens,
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
     pub(super) watch: ConnectionWatch,
     pub(super) draining: Draining,
     pub(super) requests: Requests,
@@ -97,9 +112,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             Ok(under_way) => (Ok(()), under_way),
             Err(refused) => (Err(refused), None),
         };
-        let wrap = move |mut response: Response<Body>| {
-            // Answers contain keys; no proxy may keep one.
-            response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        let may_park = may_wait(&request) && matches!(self.listens, Listens::ToPeer(_)) && under_way.is_none();
+        let parking = self.watch.clone();
+        let wrap = move |response: Response<Body>| {
             watch.answered();
             Ok(response.map(|inner| AnswerBody { inner, rest: Bytes::new(), watch, _under_way: under_way }))
         };
@@ -112,12 +127,96 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             if body == BodyState::Open {
                 self.watch.body_abandoned();
             }
-            return Box::pin(std::future::ready(wrap(complete(&id, refusal.answer(&id)))));
+            return Box::pin(std::future::ready(wrap(finished(&id, refusal.answer(&id)))));
         }
-        let mut request = request.map(|inner| {
+        let request = request.map(|inner| {
             let watch = self.watch.clone();
             Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, watch })
         });
+        let (asked, answer) = self.ask(id, request);
+        Box::pin(async move {
+            match asked.answered(answer.await) {
+                Answered::Now(response) => wrap(*response),
+                Answered::Later(rest) => match if may_park { parking.park(rest) } else { Some(rest) } {
+                    Some(rest) => wrap(rest.await),
+                    // The connection drops this future, and hyper with it.
+                    None => std::future::pending().await,
+                },
+            }
+        })
+    }
+}
+
+/// What a handler has come to.
+pub(super) enum Answered {
+    /// The answer.  Boxed: the future of a connection has room for it as long as it waits.
+    Now(Box<Response<Body>>),
+    /// It waits.
+    Later(Rest),
+}
+
+/// What a panic says.
+type Panic = Box<dyn Any + Send>;
+
+/// A request that a handler has, for what is said of its answer.
+struct Asked {
+    id: RequestId,
+    refusals: Arc<Refusals>,
+    address: SocketAddr,
+    peer: Option<Arc<Peer>>,
+}
+
+impl Asked {
+    /// What the handler has come to.
+    fn answered(self, answer: Result<Response<Body>, Panic>) -> Answered {
+        let later = answer.as_ref().ok().and_then(|answer| answer.extensions().get::<Later>()?.take());
+        match later {
+            Some(later) => Answered::Later(Box::pin(async move {
+                let answer = AssertUnwindSafe(later).catch_unwind().await;
+                self.finished(answer)
+            })),
+            None => Answered::Now(Box::new(self.finished(answer))),
+        }
+    }
+
+    /// The answer as it leaves, with what is noted of it; a handler that panicked is answered for.
+    fn finished(&self, answer: Result<Response<Body>, Panic>) -> Response<Body> {
+        let (id, shown) = (&self.id, Shown(self.address, self.peer.as_deref()));
+        let response = match answer {
+            Ok(response) => {
+                if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
+                    let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
+                    let text = format!("{:?} {}{cause}, request {id}", refusal.kind(), refusal.message());
+                    self.refusals.note(Reason::RequestRefused, &shown, &text);
+                }
+                response
+            }
+            Err(panic) => {
+                let panic = panic_text(&*panic);
+                self.refusals.note(Reason::HandlerPanic, &shown, &panic);
+                error!(request_id = %id, panic, "a handler panicked");
+                Refusal::new(ErrorKind::Internal, "internal error; the coordinator's log has details").answer(id)
+            }
+        };
+        finished(id, response)
+    }
+}
+
+/// An answer with what every answer has.
+fn finished(id: &RequestId, response: Response<Body>) -> Response<Body> {
+    let mut response = complete(id, response);
+    // Answers contain keys; no proxy may keep one.
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+impl ConnectionService {
+    /// Gives a request to its handler.
+    fn ask(
+        &self,
+        id: RequestId,
+        mut request: Request<Body>,
+    ) -> (Asked, impl Future<Output = Result<Response<Body>, Panic>> + Send + 'static) {
         let extensions = request.extensions_mut();
         if let Some(peer) = self.listens.peer() {
             extensions.insert(Arc::clone(peer));
@@ -128,31 +227,27 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
         let answer = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
+        let answer = answer.map(|answer| answer.map(|answered| answered.unwrap_or_else(|never| match never {})));
         let (refusals, address, peer) = (Arc::clone(&self.refusals), self.address, self.listens.peer().cloned());
-        Box::pin(async move {
-            let response = match answer.await {
-                Ok(Ok(response)) => {
-                    if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
-                        let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
-                        let text = format!("{:?} {}{cause}, request {id}", refusal.kind(), refusal.message());
-                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &text);
-                    }
-                    response
-                }
-                Ok(Err(never)) => match never {},
-                Err(panic) => {
-                    let panic = panic_text(&*panic);
-                    refusals.note(Reason::HandlerPanic, &Shown(address, peer.as_deref()), &panic);
-                    error!(request_id = %id, panic, "a handler panicked");
-                    Refusal::new(ErrorKind::Internal, "internal error; the coordinator's log has details").answer(&id)
-                }
-            };
-            wrap(complete(&id, response))
-        })
+        (Asked { id, refusals, address, peer }, answer)
     }
-}
 
-impl ConnectionService {
+    /// What the handler of a request comes to that did not come through hyper.
+    pub(super) fn answer(&self, request: Request<Bytes>) -> Pin<Box<dyn Future<Output = Answered> + Send>> {
+        self.watch.request_came(BodyState::Closed);
+        let (id, request) = (RequestId::fresh(), request.map(Body::from));
+        if let Err((reason, refusal)) = self.judge(&request) {
+            self.refusals.note(
+                reason,
+                &Shown(self.address, self.listens.peer().map(AsRef::as_ref)),
+                &refusal.message(),
+            );
+            return Box::pin(std::future::ready(Answered::Now(Box::new(finished(&id, refusal.answer(&id))))));
+        }
+        let (asked, answer) = self.ask(id, request);
+        Box::pin(async move { asked.answered(answer.await) })
+    }
+
     /// Counts a request that reads, until its answer has been taken.  A sync and a page's stream of changes are not counted:
     /// each holds a connection, and these are bounded by name.
     fn count(&self, request: &Request<Incoming>) -> Result<Option<UnderWay>, (Reason, Refusal)> {
@@ -166,7 +261,7 @@ impl ConnectionService {
     }
 
     /// Refuses what no handler needs to see.
-    fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
+    fn judge<B: hyper::body::Body>(&self, request: &Request<B>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
         match &self.listens {
             Listens::ToPeer(peer) if peer.names.is_empty() => {

@@ -12,16 +12,17 @@ use axum::Router;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::{HandshakePlace, Standing};
-use super::connection::{self, linger};
+use super::connection;
+use super::farewell::linger;
 use super::refusals::{Reason, Shown};
 use super::service::Listens;
-use super::{ALERT_LINGER, Drained, Server, Shared, UNREAD_BYTES_MAX, keep_house};
+use super::{ALERT_LINGER, Drained, Server, Shared, keep_house};
 use tfo_tls::server::ServerTls;
+use tfo_tls::stream::TlsStream;
 
 /// How long a handshake has its place: with [`Limits::handshakes_max`](super::Limits::handshakes_max) places that many begin in
 /// each of these.
@@ -73,10 +74,7 @@ impl Shared {
                 Ok(entered) => {
                     let service = self.service(address, Listens::ToStranger);
                     let (drain, ends) = (self.ends.drain.clone(), self.ends.clone());
-                    let served = async {
-                        Box::pin(connection::serve(*stream, service, None, ends)).await;
-                        drop(entered);
-                    };
+                    let served = Box::pin(connection::serve(stream, service, None, ends, entered));
                     let kept = async {
                         tokio::select! {
                             () = sleep_until(kept_until) => {}
@@ -116,9 +114,8 @@ impl Shared {
         let refuse = |reason, error: &dyn std::fmt::Display| self.refusals.note(reason, &Shown(address, None), error);
         let config = tls.in_use().for_strangers(authority);
         let config = config.map_err(|error| refuse(Reason::Protocol, &error)).ok()?;
-        let acceptor = tokio_rustls::TlsAcceptor::from(config);
         let shaken = tokio::select! {
-            shaken = timeout_at(until, acceptor.accept(stream).into_fallible()) => shaken,
+            shaken = timeout_at(until, TlsStream::accept(config, stream)) => shaken,
             () = self.ends.drain.cancelled() => return None,
             () = place.given_away() => {
                 refuse(Reason::HandshakeGaveWay, &"the handshake gave way to another one");
@@ -126,10 +123,7 @@ impl Shared {
             }
         };
         match shaken {
-            Ok(Ok(mut stream)) => {
-                stream.get_mut().1.set_buffer_limit(Some(UNREAD_BYTES_MAX));
-                Some(Box::new(stream))
-            }
+            Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err((error, mut stream))) => {
                 refuse(Reason::of_handshake(&error), &error);
                 // Without it a reset could overtake the alert, and the peer would not learn why.

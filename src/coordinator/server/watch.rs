@@ -9,9 +9,11 @@
 //! | Idle, head begun | that byte | end of the head | `head_timeout` |
 //! | Busy, body open | end of the head | end of the body | `body_timeout` |
 //! | Busy | end of the body | the handler | `answer_timeout` |
+//! | Waiting | the handler has nothing more to do | news | `hold_timeout` |
 //! | Answering, Flushing | the handler's answer | hyper, the peer's reading | `answer_timeout` |
 //! | any, write blocked | a write that the socket does not take | the socket | `write_timeout` |
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -19,6 +21,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::later::Rest;
 use super::limits::Limits;
 
 /// The state of one connection, shared by its parts.  They all run in one task: the lock is never waited for.
@@ -34,12 +37,24 @@ struct State {
     verdict: Option<u16>,
     /// Part of the last body was not read: more of it may arrive.
     body_unread: bool,
+    parked: Parked,
+}
+
+/// What is left of a handler that waits, until the connection takes it over.
+#[derive(Default)]
+struct Parked(Option<Rest>);
+
+impl fmt::Debug for Parked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Parked").field(&self.0.is_some()).finish()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Idle { since: Instant, head_since: Option<Instant> },
     Busy { since: Instant, body: BodyState },
+    Waiting { since: Instant },
     Answering { since: Instant },
     Flushing { since: Instant },
 }
@@ -71,7 +86,13 @@ pub(super) enum Overdue {
 impl ConnectionWatch {
     pub(super) fn new() -> Self {
         let stage = Stage::Idle { since: Instant::now(), head_since: None };
-        Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None, body_unread: false })))
+        Self(Arc::new(Mutex::new(State {
+            stage,
+            blocked_since: None,
+            verdict: None,
+            body_unread: false,
+            parked: Parked::default(),
+        })))
     }
 
     /// The end of the present wait, and what has taken too long by then.
@@ -82,6 +103,7 @@ impl ConnectionWatch {
             Stage::Idle { since, head_since: None } => (since + limits.idle_timeout, Overdue::Idle),
             Stage::Busy { since, body: BodyState::Open } => (since + limits.body_timeout, Overdue::Body),
             Stage::Busy { since, body: BodyState::Closed } => (since + limits.answer_timeout, Overdue::Handler),
+            Stage::Waiting { since } => (since + limits.hold_timeout, Overdue::Handler),
             Stage::Answering { since } | Stage::Flushing { since } => (since + limits.answer_timeout, Overdue::Reader),
         };
         match state.blocked_since.map(|since| since + limits.write_timeout) {
@@ -98,6 +120,35 @@ impl ConnectionWatch {
     /// hyper's own answer, if it gave one.
     pub(super) fn verdict(&self) -> Option<u16> {
         self.lock().verdict
+    }
+
+    /// The first byte of a request is there: it may have come with the request before.
+    pub(super) fn head_begun(&self) {
+        self.lock().bytes_came();
+    }
+
+    /// Hands the rest of a handler over to the connection, or gives it back, if more of its request may arrive.
+    pub(super) fn park(&self, rest: Rest) -> Option<Rest> {
+        let mut state = self.lock();
+        let is_read = matches!(state.stage, Stage::Busy { body: BodyState::Closed, .. }) && !state.body_unread;
+        if !is_read {
+            return Some(rest);
+        }
+        state.parked.0 = Some(rest);
+        None
+    }
+
+    /// What was parked since the last call.
+    pub(super) fn take_parked(&self) -> Option<Rest> {
+        self.lock().parked.0.take()
+    }
+
+    /// The handler of the present request has nothing more to do than to wait.
+    pub(super) fn waits(&self) {
+        let mut state = self.lock();
+        if let Stage::Busy { since, .. } = state.stage {
+            state.stage = Stage::Waiting { since };
+        }
     }
 
     /// The head of a request is complete.

@@ -20,9 +20,12 @@ use tfo_model::count::Revision;
 use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolId, PoolName, TokenId};
 use tfo_model::problem::Problem;
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Call, Client, ClientError};
+use tfo_wire::v1::chain::{AuditChain, EnrolmentChain};
+use tfo_wire::v1::coordinators::{Coordinators, ForgetCoordinatorRequest};
 use tfo_wire::v1::enrol::{Certified, RenewRequest};
-use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
+use tfo_wire::v1::fleet::{Audit, AuditLine, Done, FRESH_SECS_MAX, Nodes, PoolStatus, Pools};
 use tfo_wire::v1::tokens::{EnrolmentAudit, EnrolmentLine, MadeToken, TokenRequest, TokenStatus, Tokens};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
@@ -58,6 +61,14 @@ pub(super) struct Request<B> {
     pub(super) body: B,
     /// What the audit log calls it.
     pub(super) action: Action,
+}
+
+/// What is sent to a coordinator, and how long its answer may take.
+struct Asked<'a, B> {
+    method: &'a Method,
+    path: &'a str,
+    body: Option<&'a B>,
+    timeout: Duration,
 }
 
 /// The entry that a command leaves in the audit log of its pool.
@@ -166,6 +177,12 @@ impl Fleet {
         self.read(&format!("/v1/pools/{pool}/nodes")).await
     }
 
+    /// Its nodes as they are now: the coordinator asks them first.
+    pub(super) async fn fresh_nodes(&self, pool: &PoolName) -> Result<Nodes, Failure> {
+        let timeout = CALL_TIMEOUT + Duration::from_secs(FRESH_SECS_MAX);
+        self.read_within(timeout, &format!("/v1/pools/{pool}/nodes?fresh=true")).await
+    }
+
     /// All of its audit log after a revision.
     pub(super) async fn audit_after(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditLine>, Failure> {
         Ok(self.audit(pool, after, "").await?.0)
@@ -192,6 +209,16 @@ impl Fleet {
         Ok((lines, read_to))
     }
 
+    /// The audit log after a revision as it is stored, to be verified.
+    pub(super) async fn chain(&self, pool: &PoolName, after: Revision) -> Result<AuditChain, Failure> {
+        self.read(&format!("/v1/pools/{pool}/audit/chain?after={after}")).await
+    }
+
+    /// The log of tokens and certificates as it is stored, after a number.
+    pub(super) async fn enrolment_chain(&self, after: u64) -> Result<EnrolmentChain, Failure> {
+        self.read(&format!("/v1/enrolment/audit/chain?after={after}")).await
+    }
+
     /// Sends a command.
     pub(super) async fn send<B: Serialize>(
         &self,
@@ -200,10 +227,11 @@ impl Fleet {
         entry: Entry<'_>,
     ) -> Result<Done, Failure> {
         let path = format!("/v1/pools/{pool}{}", request.path);
+        let asked = Asked { method: &Method::POST, path: &path, body: Some(&request.body), timeout: CALL_TIMEOUT };
         let start = clock::monotonic();
         let mut doubt = Doubt::None;
         loop {
-            let (errors, retry) = match self.round(&Method::POST, &path, Some(&request.body), Some(pool)).await {
+            let (errors, retry) = match self.round(&asked, Some(pool)).await {
                 Round::Answer(done) => return Ok(done),
                 Round::Final { error, doubt: new } => {
                     return match doubt.max(new) {
@@ -224,6 +252,20 @@ impl Fleet {
                 _ => return Err(not_answered(&errors)),
             }
         }
+    }
+
+    /// The coordinators of a pool.
+    pub(super) async fn coordinators(&self, pool: &PoolName) -> Result<Coordinators, Failure> {
+        self.read(&format!("/v1/pools/{pool}/coordinators")).await
+    }
+
+    /// Forgets one of them, and gives the others.  Without an answer it may be done: to ask again is harmless.
+    pub(super) async fn forget_coordinator(
+        &self,
+        pool: &PoolName,
+        wanted: &ForgetCoordinatorRequest,
+    ) -> Result<Coordinators, Failure> {
+        self.change(&Method::POST, &format!("/v1/pools/{pool}/coordinators"), Some(wanted)).await
     }
 
     /// Makes a token.  Without an answer one may have been made that is lost: it ends by itself.
@@ -268,7 +310,7 @@ impl Fleet {
         path: &str,
         body: Option<&B>,
     ) -> Result<A, Failure> {
-        match self.round(method, path, body, None).await {
+        match self.round(&Asked { method, path, body, timeout: CALL_TIMEOUT }, None).await {
             Round::Answer(answer) => Ok(answer),
             Round::Final { error, .. } => Err(failed(&error)),
             Round::Foreign(failure) => Err(failure),
@@ -302,9 +344,15 @@ impl Fleet {
     }
 
     async fn read<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+        self.read_within(CALL_TIMEOUT, path).await
+    }
+
+    /// The same for what takes a coordinator longer.
+    async fn read_within<A: DeserializeOwned>(&self, timeout: Duration, path: &str) -> Result<A, Failure> {
+        let asked = Asked { method: &Method::GET, path, body: None, timeout };
         let start = clock::monotonic();
         loop {
-            let (errors, retry) = match self.round::<(), A>(&Method::GET, path, None, None).await {
+            let (errors, retry) = match self.round::<(), A>(&asked, None).await {
                 Round::Answer(answer) => return Ok(answer),
                 Round::Final { error, .. } => return Err(failed(&error)),
                 Round::Foreign(failure) => return Err(failure),
@@ -332,13 +380,12 @@ impl Fleet {
     /// Asks each coordinator once, until one answers; a change to `pool` only where the pool is the one that was seen.
     async fn round<B: Serialize, A: DeserializeOwned>(
         &self,
-        method: &Method,
-        path: &str,
-        body: Option<&B>,
+        asked: &Asked<'_, B>,
         change: Option<&PoolName>,
     ) -> Round<A> {
         let (mut errors, mut retry, mut doubt) = (Vec::new(), None, Doubt::None);
-        let call = Call { method, path, timeout: CALL_TIMEOUT, answer_bytes_max: ANSWER_BYTES_MAX };
+        let Asked { method, path, body, timeout } = *asked;
+        let call = Call { method, path, timeout, answer_bytes_max: ANSWER_BYTES_MAX };
         for step in 0..self.urls.len() {
             let at = (self.preferred.get() + step) % self.urls.len();
             if let Some(pool) = change.filter(|_| step > 0)

@@ -9,6 +9,7 @@ use clap::{Args, value_parser};
 use serde::Serialize;
 
 use super::ask::Fleet;
+use super::chain::{Noted, Notes, verify};
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::shown::{audit_line, enrolment_line};
 use tfo_cli::output::while_read;
@@ -46,6 +47,16 @@ pub(crate) struct AuditArgs {
     /// Show new entries until interrupted; as JSON: one entry a line
     #[arg(long)]
     follow: bool,
+    /// Read the whole log of the pool, and that of tokens and certificates, as they are stored, and name the first entry of
+    /// each that was altered or removed, or that no rule allows
+    #[arg(long, conflicts_with_all = ["after", "since", "node", "operator", "limit", "follow"])]
+    verify: bool,
+    /// An entry as an earlier run of --verify has printed it: it must still be the same
+    #[arg(long, value_name = "REVISION:DIGEST", requires = "verify")]
+    noted: Option<Noted>,
+    /// The same for the log of tokens and certificates
+    #[arg(long, value_name = "NUMBER:DIGEST", requires = "verify")]
+    noted_enrolment: Option<Noted>,
 }
 
 /// A time, or a duration before now.
@@ -168,6 +179,10 @@ pub(crate) fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Fa
     let connection = arguments.connect.open(format)?;
     block_on(async {
         let pool = connection.pool().await?;
+        if arguments.verify {
+            let notes = Notes { pool: arguments.noted, enrolment: arguments.noted_enrolment };
+            return verify(&connection.fleet, pool, notes, format).await;
+        }
         if arguments.follow {
             return while_read(follow(&connection, &pool, arguments, format)).await;
         }

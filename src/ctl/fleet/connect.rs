@@ -15,7 +15,8 @@ use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::time::UnixTime;
 use tfo_tls::client::{ClientFiles, ClientIdentity, EXPIRED, EXPIRING, client_identity};
-use tfo_wire::client::{BaseUrl, Client};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::Client;
 use tfo_wire::v1::fleet::PoolStatus;
 
 /// The environment variable that names a context.

@@ -59,6 +59,9 @@ pub(crate) struct NodesArgs {
     /// All nodes, also those that need no attention
     #[arg(long)]
     all: bool,
+    /// Ask the nodes first: what they say now, and not up to minutes ago.  Waits for them for at most 10 s
+    #[arg(long)]
+    fresh: bool,
 }
 
 fn states() -> impl TypedValueParser<Value = NodeState> {
@@ -129,7 +132,10 @@ pub(crate) fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcom
         let connection = arguments.connect.open(format)?;
         let (status, nodes) = block_on(async {
             let pool = connection.pool().await?;
-            Ok((connection.fleet.status(&pool).await?, connection.fleet.nodes(&pool).await?))
+            let fleet = &connection.fleet;
+            // The nodes first: what they say now may change the verdict.
+            let nodes = if arguments.fresh { fleet.fresh_nodes(&pool).await? } else { fleet.nodes(&pool).await? };
+            Ok((fleet.status(&pool).await?, nodes))
         })?;
         let outcome = outcome(std::iter::once(&status.verdict));
         match &arguments.node {

@@ -3,17 +3,19 @@
 //! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
 //! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
 //! results, `roster` the nodes, `verdict` says how a pool is, `complete` tells the shell names,
-//! `tokens` lets nodes enrol, `renew` prolongs the operator's own certificate, `console` is the coordinator's pages with
+//! `coordinators` are those of a pool, `tokens` lets nodes enrol, `renew` prolongs the operator's own certificate, `console` is the coordinator's pages with
 //! buttons.  A command that can do harm carries the revision or generation that the operator saw, so that it is refused if
 //! the pool has changed since.
 
 mod ask;
 mod audit;
+mod chain;
 mod command;
 mod complete;
 mod connect;
 mod consent;
 mod console;
+mod coordinators;
 mod ends;
 mod failure;
 mod follow;
@@ -37,6 +39,7 @@ pub(crate) use command::CommandArgs;
 pub(crate) use complete::{contexts as context_names, nodes as node_names, pools as pool_names};
 pub(crate) use connect::ConnectArgs;
 pub(crate) use console::{ConsoleArgs, console};
+pub(crate) use coordinators::{CoordinatorsArgs, coordinators};
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
 pub(crate) use look::{NodesArgs, PoolsArgs, contexts, list_nodes, pools};
 pub(crate) use moving::{MoveArgs, move_nodes};

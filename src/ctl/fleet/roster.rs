@@ -9,6 +9,7 @@ use tfo_cli::plain::{count_of_nodes, plain, wrapped};
 use tfo_cli::plan::slot;
 use tfo_cli::table::{Cell, Give, Table};
 use tfo_cli::terminal::Terminal;
+use tfo_model::caveat::Caveat;
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::named::Named;
@@ -169,6 +170,11 @@ fn summary(status: &PoolStatus, nodes: &Nodes) -> Vec<String> {
     }
     let states: Vec<String> = states.iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
     lines.push(format!("states: {}", if states.is_empty() { "no nodes".to_owned() } else { states.join(", ") }));
+    let mut caveats: BTreeMap<&str, usize> = BTreeMap::new();
+    for caveat in nodes.nodes.iter().flat_map(|node| &node.caveats) {
+        *caveats.entry(Caveat::shown(caveat)).or_default() += 1;
+    }
+    lines.extend(caveats.iter().map(|(caveat, count)| format!("{}: {}", count_of_nodes(*count), plain(caveat))));
     let elsewhere = nodes.nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
     if elsewhere > 0 {
         let count = count_of_nodes(elsewhere);
@@ -222,8 +228,10 @@ fn remark(node: &NodeStatus, now: UnixTime) -> String {
         format!("excluded: {}{left}", plain(why.as_str()))
     });
     let moved = node.moved_to.as_ref().map(|pool| format!("moved to {pool}"));
+    let caveats = node.caveats.iter().map(|caveat| Some(plain(Caveat::shown(caveat))));
     [node.error.as_deref().map(plain), node.note.as_deref().map(plain), excluded, moved]
         .into_iter()
+        .chain(caveats)
         .flatten()
         .collect::<Vec<_>>()
         .join("; ")
@@ -277,6 +285,8 @@ pub(super) fn page(status: &PoolStatus, node: &NodeStatus, now: UnixTime) -> Vec
         ("agent", text(node.agent.as_ref())),
         ("tcp_fastopen", node.tcp_fastopen.map_or_else(|| "-".to_owned(), |bits| bits.to_string())),
     ]);
+    fields.extend(node.namespaces.map(|count| ("namespaces", count.to_string())));
+    fields.extend(node.caveats.iter().map(|caveat| ("caveat", plain(Caveat::shown(caveat)))));
     let widest = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let title = format!("node {}", node.node);
     let lines = fields.into_iter().map(|(name, value)| format!("{name:<widest$}  {value}"));
@@ -316,6 +326,19 @@ fn short(secs: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn caveats_are_in_the_remark_of_their_node() {
+        let node: NodeStatus = serde_json::from_value(serde_json::json!({
+            "node": "cp1", "state": "converged", "generation": 1, "primary": null, "backup": null, "last_report_at": null,
+            "behind_since": null, "source": "coordinator", "error": "drift", "kernel": "6.1.155", "agent": "0.1.0",
+            "tcp_fastopen": 1, "excluded": null, "caveats": ["cve_2025_40186", "tfo_off", "moon\u{7}light"]
+        }))
+        .unwrap();
+        let named = "kernel in the range of CVE-2025-40186 by version (a distribution may have fixed it)";
+        let shown = remark(&node, UnixTime::from_secs(0));
+        assert_eq!(shown, format!("drift; {named}; server side of TFO off; moon\u{fffd}light"));
+    }
 
     #[test]
     fn durations_have_one_unit() {

@@ -42,6 +42,10 @@ impl Report for Shown<Pools> {
         table.write(out)?;
         self.0.pools.iter().try_for_each(|pool| {
             writeln!(out, "{}: {}", pool.pool, line(&pool.verdict))?;
+            if pool.cookie_lifetime_secs > 0 {
+                let lifetime = duration_text(pool.cookie_lifetime_secs);
+                writeln!(out, "{}: an observer can follow a client by one cookie for at most {lifetime}", pool.pool)?;
+            }
             remarks(pool).into_iter().try_for_each(|remark| writeln!(out, "{remark}"))
         })
     }

@@ -115,10 +115,14 @@ pub struct FastOpen {
 }
 
 impl FastOpen {
-    /// The Fast Open option among these options; 34 takes precedence over 254.
+    /// The Fast Open option among these options that Linux goes by: the last one, whichever its form, except that it passes
+    /// over a cookie of an odd length (`tcp_parse_options`, `tcp_parse_fastopen_option` in `net/ipv4/tcp_input.c`).  Of odd ones
+    /// alone, the last.
     #[must_use]
     pub fn among(bytes: &[u8]) -> Option<Self> {
-        options(bytes).filter_map(|(kind, content)| Self::of(kind, content)).min_by_key(|option| option.form)
+        let found = || options(bytes).filter_map(|(kind, content)| Self::of(kind, content));
+        let counts = |option: &Self| option.cookie.is_none_or(|cookie| cookie.length % 2 == 0);
+        found().filter(counts).last().or_else(|| found().last())
     }
 
     fn of(kind: u8, content: &[u8]) -> Option<Self> {
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_found_wherever_they_stand() {
-        let rows: [(&[u8], _); 10] = [
+        let rows: [(&[u8], _); 14] = [
             (&[34, 2], Some((34, "request"))),
             (&[2, 4, 5, 180, 1, 1, 34, 2], Some((34, "request"))),
             (&[34, 10, 0, 1, 2, 3, 4, 5, 6, 255, 1, 1], Some((34, "00010203040506ff"))),
@@ -165,6 +169,10 @@ mod tests {
             (&[254, 4, 0xf9, 0x89], Some((254, "request"))),
             (&[254, 12, 0xf9, 0x89, 1, 2, 3, 4, 5, 6, 7, 8], Some((254, "0102030405060708"))),
             (&[254, 4, 0xf9, 0x89, 34, 6, 1, 2, 3, 4], Some((34, "01020304"))),
+            (&[34, 6, 1, 2, 3, 4, 254, 4, 0xf9, 0x89], Some((254, "request"))),
+            (&[34, 6, 1, 2, 3, 4, 34, 6, 5, 6, 7, 8], Some((34, "05060708"))),
+            (&[34, 6, 1, 2, 3, 4, 254, 7, 0xf9, 0x89, 5, 6, 7], Some((34, "01020304"))),
+            (&[34, 3, 1, 34, 5, 2, 3, 4], Some((34, "020304"))),
             (&[254, 4, 0xf9, 0x88], None),
             (&[254, 3, 0xf9], None),
             (&[2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7], None),

@@ -408,6 +408,12 @@ impl Link {
         self.absent_after.is_some_and(|limit| monotonic.saturating_sub(self.contact_at) > limit)
     }
 
+    /// The longest that the pool holds a request, as far as this node was told: one that is held for longer hangs.
+    #[must_use]
+    pub fn longest_hold(&self) -> Option<Duration> {
+        self.absent_after.map(hold_max)
+    }
+
     /// When [`Link::is_detached`] changes by time alone; none if it has, or cannot.
     #[must_use]
     pub fn detaches_after(&self, monotonic: Duration) -> Option<Duration> {

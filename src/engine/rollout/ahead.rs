@@ -121,7 +121,7 @@ pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>) -> Option<UnixTime> {
         .then(|| {
             let mut waited_for = now.presence.unseen_required(snapshot);
             waited_for.extend(all.waiting_for);
-            waited_for.iter().filter_map(|node| now.presence.overdue.get(node)).min().copied()
+            waited_for.iter().filter_map(|node| now.presence.absent_in(node)).min()
         })
         .flatten();
     let left_behind_in = (document.revoke.is_some() && document.paused.is_none())

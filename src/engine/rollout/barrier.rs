@@ -133,14 +133,12 @@ fn conflicting(snapshot: &Snapshot) -> impl Iterator<Item = (&NodeId, Generation
     nodes.filter_map(move |(node, record)| Some((node, contradicts(document, &instructions, record)?)))
 }
 
-/// The conflict of this record alone.
-#[must_use]
-pub fn conflict_of(document: &Document, node: &NodeId, record: &NodeRecord) -> Option<Conflict> {
-    let generation = contradicts(document, &instructions(document), record)?;
-    Some(Conflict { node: node.clone(), generation, witnesses: 1 })
-}
-
-fn contradicts(document: &Document, instructions: &[Instruction], record: &NodeRecord) -> Option<Generation> {
+/// The generation by which this record contradicts the document, if it does; `instructions` are the document's.
+pub(super) fn contradicts(
+    document: &Document,
+    instructions: &[Instruction],
+    record: &NodeRecord,
+) -> Option<Generation> {
     let report = record.report.as_ref().filter(|_| !record.is_denied())?;
     // Received and not installed: as good a witness.
     if report.seen > document.generation {

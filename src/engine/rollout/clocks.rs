@@ -13,7 +13,7 @@ use tfo_model::time::UnixTime;
 /// How far a clock may be off the median of all: more than a beat takes to be seen by another coordinator.
 pub const CLOCK_OFF_MAX_SECS: i64 = 60;
 /// A coordinator whose last beat is older has no vote.
-const BEATS_TO_LIVE: u32 = 3;
+pub const BEATS_TO_LIVE: u32 = 3;
 
 /// The clocks of the other coordinators, as their beats were seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,9 +33,10 @@ struct Seen {
 impl Clocks {
     /// Takes in the last beats of the others.  A beat that was there at the first look may be of any age, and tells nothing.
     pub fn observe(&mut self, monotonic: Duration, wall: UnixTime, beats: &BTreeMap<CoordinatorName, Beat>) {
-        self.others.retain(|by, _| beats.contains_key(by));
+        let beats = || beats.iter().filter(|(_, beat)| !beat.about.is_forgotten);
+        self.others.retain(|by, _| beats().any(|(other, _)| other == by));
         let secs = |time: UnixTime| i64::try_from(time.secs()).unwrap_or(i64::MAX);
-        for (by, beat) in beats {
+        for (by, beat) in beats() {
             let ahead_secs = secs(beat.at).saturating_sub(secs(wall));
             let now = Seen { stamp: beat.stamp, at: monotonic, ahead_secs };
             match self.others.get_mut(by) {
@@ -46,13 +47,18 @@ impl Clocks {
         }
     }
 
+    /// The other coordinators that beat, and the seconds by which their clocks are ahead of this one.
+    pub fn live(&self, monotonic: Duration, beat: Duration) -> impl Iterator<Item = (&CoordinatorName, i64)> {
+        let is_live =
+            move |seen: &Seen| seen.at > Duration::ZERO && monotonic.saturating_sub(seen.at) <= beat * BEATS_TO_LIVE;
+        self.others.iter().filter(move |(_, seen)| is_live(seen)).map(|(by, seen)| (by, seen.ahead_secs))
+    }
+
     /// Seconds by which this clock is ahead of the median of all live ones, or behind it, if that is more than
     /// [`CLOCK_OFF_MAX_SECS`].  Of two clocks that differ none can tell which is wrong: then both are off.
     #[must_use]
     pub fn off_secs(&self, monotonic: Duration, beat: Duration) -> Option<i64> {
-        let is_live =
-            |seen: &&Seen| seen.at > Duration::ZERO && monotonic.saturating_sub(seen.at) <= beat * BEATS_TO_LIVE;
-        let mut all: Vec<i64> = self.others.values().filter(is_live).map(|seen| seen.ahead_secs).chain([0]).collect();
+        let mut all: Vec<i64> = self.live(monotonic, beat).map(|(_, ahead_secs)| ahead_secs).chain([0]).collect();
         all.sort_unstable();
         let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
         let off = -(low.midpoint(high));
@@ -62,6 +68,7 @@ impl Clocks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parts::About;
     use super::*;
 
     const BEAT: Duration = Duration::from_secs(10);
@@ -73,7 +80,8 @@ mod tests {
         for (number, now) in [(1, Duration::from_secs(5)), (2, Duration::from_secs(15))] {
             let beats = others.iter().enumerate().map(|(c, ahead)| {
                 let at = UnixTime::from_secs((1_000_000 + ahead).cast_unsigned());
-                let beat = Beat { stamp: Stamp { life: 1, number }, vouches: true, at, tally: None };
+                let beat =
+                    Beat { stamp: Stamp { life: 1, number }, vouches: true, at, tally: None, about: About::default() };
                 (format!("coordinator{c}").parse().unwrap(), beat)
             });
             let beats = beats.collect();

@@ -324,7 +324,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The reports of all nodes that are not denied.
     pub fn believed_reports(&self) -> impl Iterator<Item = &Report> {
-        self.nodes.values().filter(|record| !record.is_denied()).filter_map(|record| record.report.as_ref())
+        self.nodes.values().filter(|record| !record.is_denied()).filter_map(|record| record.report.as_deref())
     }
 }
 
@@ -336,6 +336,18 @@ pub enum Actor {
     Engine,
     /// An operator, by the name in the certificate.
     Operator(NodeId),
+}
+
+/// What the barrier saw over which a commit decided (rule 5): of the opened waves if it opens the next one, otherwise of all
+/// nodes.  Every commit counts, also one that needs no barrier.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BarrierCount {
+    /// Number of required nodes.
+    pub required: usize,
+    /// Fewest that must be required.
+    pub needed: usize,
+    /// How many of them had not acknowledged.
+    pub behind: usize,
 }
 
 /// One line of the audit log, committed with the document.  Persisted.
@@ -362,6 +374,8 @@ pub struct AuditEntry {
     pub more: usize,
     /// The operator's reason, or the engine's; may be empty.
     pub reason: String,
+    /// Of the snapshot that it was decided from.
+    pub barrier: BarrierCount,
 }
 
 /// What the engine wants committed: all of it in one transaction, or nothing.

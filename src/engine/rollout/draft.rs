@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::barrier::Barrier;
 use super::document::{
-    Actor, AuditEntry, DOCUMENT_BYTES_KEPT, DOCUMENT_BYTES_MAX, Document, NAMED_MAX, Proposal, Snapshot,
+    Actor, AuditEntry, BarrierCount, DOCUMENT_BYTES_KEPT, DOCUMENT_BYTES_MAX, Document, NAMED_MAX, Proposal, Snapshot,
 };
 use super::input::{Now, Reason, Step};
 use super::parts::Excluded;
@@ -78,6 +79,12 @@ impl<'a> Draft<'a> {
             (node, Excluded { cause, closes, revision, at })
         };
         let exclusions = self.exclusions.clone().into_iter().map(excluded).collect();
+        let barrier = match action {
+            Action::OpenWave => Barrier::of_opened(self.snapshot),
+            _ => Barrier::of_all(self.snapshot),
+        };
+        let barrier =
+            BarrierCount { required: barrier.required, needed: barrier.needed, behind: barrier.waiting_for.len() };
         let audit = AuditEntry {
             at: self.now.wall,
             revision: self.document.revision,
@@ -88,6 +95,7 @@ impl<'a> Draft<'a> {
             nodes,
             more,
             reason: self.origin.reason,
+            barrier,
         };
         let (document, dropped) = (self.document, self.dropped);
         Ok(Step::Commit(Box::new(Proposal { expected, document, exclusions, dropped, audit })))

@@ -7,6 +7,7 @@
 use super::barrier::Barrier;
 use super::document::{Document, Snapshot, Stage, Wave};
 use super::input::{Now, Reason, Wait};
+use super::observed::unheard;
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
 use super::tally::{tallies, untold, worst};
@@ -102,6 +103,11 @@ pub(super) enum Health {
         /// Seconds that are left.
         left_secs: u64,
     },
+    /// Observed for long enough, and the counters of these nodes are older than that.
+    Asking {
+        /// In name order.
+        nodes: Vec<NodeId>,
+    },
     /// More cookies are rejected than before the promotion.
     Bad {
         /// Share since the promotion.
@@ -160,7 +166,10 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
         return Health::Bad { rejected, baseline, worst };
     }
     match policy.health_window_secs.saturating_sub(now.presence.wave_secs) {
-        0 => Health::Good,
+        0 => match unheard(snapshot, now.presence) {
+            nodes if nodes.is_empty() || wave.health_waived => Health::Good,
+            nodes => Health::Asking { nodes },
+        },
         left_secs => Health::Observing { left_secs },
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::Proposal;
+use super::document::{Document, Pause, Proposal};
 use super::policy::Policy;
 use super::presence::Presence;
 pub use super::refusal::{Reason, Refused};
@@ -15,6 +15,9 @@ use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::time::UnixTime;
+
+/// Longest time for which ticks of a pool are left out that waits for nodes.
+const RESTS_MAX_SECS: u64 = 60;
 
 /// Everything about the present that the engine may know.
 #[derive(Debug, Clone, Copy)]
@@ -216,5 +219,27 @@ impl Wait {
 
     pub(super) fn for_nodes(blocked_by: BlockedBy, waiting_for: Vec<NodeId>) -> Self {
         Self { blocked_by, waiting_for, next_at: None }
+    }
+
+    /// Until when the next ticks come to the same, by a wall clock that does not go back, as long as neither the document
+    /// nor a record nor the presence of a node changes: they need not be taken.  None: the next one may come to something
+    /// else, because counters or served time decide.
+    #[must_use]
+    pub fn rests_until(&self, document: &Document, wall: UnixTime) -> Option<UnixTime> {
+        if document.revoke.is_some() || document.paused.as_ref().is_some_and(Pause::is_health) {
+            return None;
+        }
+        match self.blocked_by {
+            BlockedBy::Drain | BlockedBy::Health | BlockedBy::Clock => None,
+            // Before the last rotation served time counts in place of the clock.
+            BlockedBy::Schedule | BlockedBy::Calendar => self.next_at.filter(|_| wall >= document.rotated_at),
+            BlockedBy::Paused | BlockedBy::Held | BlockedBy::NoKey | BlockedBy::Frozen => Some(UnixTime::MAX),
+            // A calendar may close meanwhile, and what operators read names times that move.  And before these two times served
+            // time opens the gates in front of a barrier, which close again when the clock comes there.
+            BlockedBy::Barrier | BlockedBy::Absent | BlockedBy::ExpectedNodes => {
+                let by_served_time = [document.rotated_at, document.since].into_iter().filter(|at| wall < *at);
+                by_served_time.chain([wall.plus(RESTS_MAX_SECS)]).min()
+            }
+        }
     }
 }

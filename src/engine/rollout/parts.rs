@@ -23,9 +23,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::beat::{About, Beat, Stamp, Writer};
+use super::changes::Changes;
 use super::document::{Document, Proposal, Snapshot};
 use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
-use super::tally::Tally;
+pub use super::shared::Shared;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::node::Session;
@@ -35,7 +37,7 @@ use tfo_model::time::UnixTime;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ack {
     /// The node's report.
-    pub report: Report,
+    pub report: Shared<Report>,
     /// Rises with every stored sync of the node: by this other coordinators see that it is alive.
     pub syncs: u64,
     /// Counters over the present phase; none if not known.
@@ -70,59 +72,6 @@ pub struct Later {
     pub silent: bool,
 }
 
-/// Tells one write of a coordinator's beat from another: the order of one writer's writes, over all its lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Rises when a process takes the name over (rule 18).
-    pub life: u64,
-    /// Rises with every beat of that life.
-    pub number: u64,
-}
-
-impl Stamp {
-    /// The first one of a process that takes the name over from `before`.
-    #[must_use]
-    pub fn taken_over(before: Option<Self>) -> Self {
-        Self { life: before.map_or(0, |before| before.life) + 1, number: 0 }
-    }
-
-    /// The next one of the same process.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self { number: self.number + 1, ..self }
-    }
-}
-
-/// A coordinator's sign of life: it has heard the nodes of its roster, but for those that are marked as silent.  Persisted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Beat {
-    /// Every later write of this coordinator, commits included, names it: see [`Writer`].
-    pub stamp: Stamp,
-    /// Whether it vouches for its nodes; not until those that it did not hear in this life are marked.
-    pub vouches: bool,
-    /// Wall clock of the coordinator.
-    pub at: UnixTime,
-    /// What its nodes counted; none without keys.
-    pub tally: Option<Tally>,
-}
-
-/// Who writes, and what it takes for its own last beat (rule 18): a store refuses the write if that is not so.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Writer {
-    /// Its name.
-    pub name: CoordinatorName,
-    /// Stamp of its last beat; none before the first one.
-    pub last: Option<Stamp>,
-}
-
-impl Writer {
-    /// One that has never written a beat.
-    #[must_use]
-    pub fn new(name: CoordinatorName) -> Self {
-        Self { name, last: None }
-    }
-}
-
 /// An exclusion, written by a commit.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Excluded {
@@ -151,9 +100,9 @@ impl Excluded {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Roster {
     /// The nodes whose sessions were opened at it.
-    pub entries: BTreeMap<NodeId, Entry>,
+    pub entries: BTreeMap<NodeId, Shared<Entry>>,
     /// Their later syncs.
-    pub acks: BTreeMap<NodeId, Later>,
+    pub acks: BTreeMap<NodeId, Shared<Later>>,
     /// Its last sign of life.
     #[serde(default)]
     pub beat: Option<Beat>,
@@ -163,9 +112,9 @@ pub struct Roster {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Writes {
     /// Sessions that were opened.
-    pub entries: BTreeMap<NodeId, Entry>,
+    pub entries: BTreeMap<NodeId, Shared<Entry>>,
     /// Later syncs.
-    pub acks: BTreeMap<NodeId, Later>,
+    pub acks: BTreeMap<NodeId, Shared<Later>>,
     /// Nodes whose entry and later sync are removed: see [`Parts::long_forgotten`].
     pub removed: BTreeSet<NodeId>,
     /// Its next sign of life: after the parts, which are durable no later.
@@ -266,6 +215,18 @@ impl Parts {
         self.rosters.iter().filter_map(|(by, roster)| Some((by.clone(), roster.beat.clone()?))).collect()
     }
 
+    /// The entries of one coordinator that count for nothing any more: other sessions took their places, or the nodes were
+    /// forgotten long ago.
+    #[must_use]
+    pub fn superseded(&self, by: &CoordinatorName, wall: UnixTime) -> BTreeSet<NodeId> {
+        let Some(roster) = self.rosters.get(by) else { return BTreeSet::new() };
+        let is_over = |node: &&NodeId| {
+            let counts = |record: &NodeRecord| record.coordinator.as_ref() == Some(by);
+            self.record(node).is_none_or(|record| !counts(&record) || record.is_long_forgotten(wall))
+        };
+        roster.entries.keys().filter(is_over).cloned().collect()
+    }
+
     /// The nodes of one coordinator that were forgotten so long ago that no request of theirs is in flight.  Each
     /// coordinator removes its own entries of them; the exclusions go with a later commit.
     #[must_use]
@@ -283,8 +244,10 @@ pub struct PoolContent {
     /// The coordinator whose copy this is; none in a store.
     own: Option<CoordinatorName>,
     /// Syncs that this coordinator has heard and not written, because they say nothing new.
-    heard: BTreeMap<NodeId, Later>,
+    heard: BTreeMap<NodeId, Shared<Later>>,
     snapshot: Snapshot,
+    /// Of a coordinator's copy: what it has not looked at yet.
+    changes: Changes,
 }
 
 impl PoolContent {
@@ -292,7 +255,7 @@ impl PoolContent {
     #[must_use]
     pub fn new(document: Document, parts: Parts) -> Self {
         let snapshot = Snapshot { document, nodes: parts.merge(), beats: parts.beats() };
-        Self { snapshot, own: None, heard: BTreeMap::new(), parts }
+        Self { snapshot, own: None, heard: BTreeMap::new(), parts, changes: Changes::everything() }
     }
 
     /// Makes it the copy of this coordinator.
@@ -315,18 +278,23 @@ impl PoolContent {
         &self.snapshot
     }
 
+    /// What has changed since the last call, to be looked at now.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
     /// The latest sync of a node of this coordinator: heard, or stored.
     fn latest(&self, node: &NodeId) -> Option<Later> {
         let roster = self.parts.rosters.get(self.own.as_ref()?)?;
         let entry = roster.entries.get(node)?;
         let later = self.heard.get(node).or_else(|| roster.acks.get(node));
-        let later = later.filter(|later| later.session == entry.session).cloned();
+        let later = later.filter(|later| later.session == entry.session).map(|later| Later::clone(later));
         Some(later.unwrap_or_else(|| Later { session: entry.session, ack: entry.first.clone(), silent: false }))
     }
 
     /// Takes a sync in that is not written ([`Later::is_news`]).  Its counters and its time count from now on, for this
     /// coordinator; `syncs` stays what is stored, because another coordinator compares it.
-    pub fn hear(&mut self, node: &NodeId, later: Later) {
+    pub fn hear(&mut self, node: &NodeId, later: Shared<Later>) {
         self.heard.insert(node.clone(), later);
         self.merge_again(node);
     }
@@ -335,6 +303,7 @@ impl PoolContent {
     pub fn write(&mut self, by: &CoordinatorName, writes: &Writes) {
         self.parts.write(by, writes);
         for node in writes.nodes() {
+            self.changes.note(node);
             self.merge_again(node);
         }
         if let Some(beat) = writes.beat.as_ref().filter(|_| self.own.as_ref() != Some(by)) {
@@ -344,15 +313,16 @@ impl PoolContent {
 
     /// The syncs that were heard and not written.
     #[must_use]
-    pub fn heard(&self) -> &BTreeMap<NodeId, Later> {
+    pub fn heard(&self) -> &BTreeMap<NodeId, Shared<Later>> {
         &self.heard
     }
 
     /// What tells other coordinators that these nodes of its own are silent.
     #[must_use]
-    pub fn marked_silent<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> BTreeMap<NodeId, Later> {
-        let marked =
-            nodes.into_iter().filter_map(|node| Some((node.clone(), Later { silent: true, ..self.latest(node)? })));
+    pub fn marked_silent<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> BTreeMap<NodeId, Shared<Later>> {
+        let marked = nodes
+            .into_iter()
+            .filter_map(|node| Some((node.clone(), Later { silent: true, ..self.latest(node)? }.into())));
         marked.collect()
     }
 
@@ -380,13 +350,17 @@ impl PoolContent {
         excluded: &BTreeMap<NodeId, Excluded>,
         dropped: &BTreeSet<NodeId>,
     ) {
-        self.snapshot.document = document.clone();
+        if self.snapshot.document != *document {
+            self.snapshot.document = document.clone();
+            self.changes.note_document();
+        }
         let exclusions = &mut self.parts.exclusions;
         exclusions.extend(excluded.iter().map(|(node, excluded)| (node.clone(), excluded.clone())));
         for node in dropped {
             exclusions.remove(node);
         }
         for node in excluded.keys().chain(dropped) {
+            self.changes.note(node);
             self.merge_again(node);
         }
     }

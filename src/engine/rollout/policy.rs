@@ -183,6 +183,15 @@ impl Policy {
         }
     }
 
+    /// Longest time for which a cookie is accepted, in seconds, while rotations run as planned: its key makes cookies for an
+    /// interval, and takes them for another.  An observer can follow a client by one cookie for as long.
+    ///
+    /// A backup stays until its clients have left it, so a long `drain_max` counts in place of the interval.
+    #[must_use]
+    pub fn cookie_lifetime_secs(&self) -> u64 {
+        2 * self.interval_secs.max(self.drain_max_secs)
+    }
+
     /// Refuses what could not be driven to the end of a rotation.
     ///
     /// # Errors

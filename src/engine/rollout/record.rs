@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::Ack;
 use super::policy::Policy;
+use super::shared::Shared;
 use super::slots::{Fence, Instruction};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::ExclusionReason;
@@ -80,9 +81,9 @@ pub struct Report {
     /// Source of its keys.
     #[serde(default)]
     pub source: KeySource,
-    /// The slots that it reports to hold, whatever their source: shown only, never decided by.
+    /// The slots that it reports to hold, whatever their source, where its fence does not say it: shown only, never decided by.
     #[serde(default)]
-    pub holds: Option<SlotPrints>,
+    pub holds: Option<Shared<SlotPrints>>,
 }
 
 impl Report {
@@ -189,7 +190,7 @@ pub struct NodeRecord {
     /// The coordinator that the session was opened at; none if no roster has the node.
     pub coordinator: Option<CoordinatorName>,
     /// Its latest report; none as above.
-    pub report: Option<Report>,
+    pub report: Option<Shared<Report>>,
     /// Counters over the present phase; none if not known.
     pub window: Option<Window>,
     /// Counters over the phase before.
@@ -257,19 +258,23 @@ impl NodeRecord {
     #[must_use]
     pub fn holds(&self) -> Option<SlotPrints> {
         let report = self.report.as_ref()?;
-        // An agent of an earlier release reports no `holds`.
-        report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+        let of_fence = || report.fence.as_ref().map(|fence| fence.slots.prints());
+        report.holds.as_deref().copied().or_else(of_fence)
     }
 
     /// Adds a sync of its open session that says nothing new and is not stored.  False: nothing of the node counts.
     pub(super) fn add_heard(&mut self, ack: &Ack) -> bool {
         let Some(report) = &mut self.report else { return false };
         report.counters = ack.report.counters;
+        if *report == ack.report {
+            // As good as always: then it is there once.
+            report.clone_from(&ack.report);
+        }
         (self.window, self.baseline, self.last_report_at) = (ack.window, ack.baseline, Some(ack.at));
         true
     }
 
     fn can_share(&self) -> bool {
-        self.report.as_ref().is_some_and(Report::can_share)
+        self.report.as_deref().is_some_and(Report::can_share)
     }
 }

@@ -8,7 +8,7 @@
 //!    [`super::presence::Life::observe`], make a [`PoolView`] with the presence that results, and call its
 //!    [`answer`](PoolView::answer).  The presence of an earlier look has not seen nodes that came since, and gives
 //!    [`SyncRefused::NotHeard`];
-//! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then do step 2 again.
+//! 3. on [`Answer::Nothing`] hold the request until the document changes or its hold is over, then do step 2 again.
 //!    On [`SyncRefused::NotHeard`] it may be kept for some seconds, until all are heard: what ends that is never "nothing
 //!    new".
 //!
@@ -29,13 +29,14 @@
 //! | moved to another pool | not stored, answered with the order |
 //! | denied, other pool, closed session, too far ahead, too long a period | refused |
 
-use super::barrier::{conflict, conflict_of};
+use super::barrier::conflict;
 use super::document::{Document, Snapshot};
 use super::gates::counted_under;
 use super::operator::RECOVER_JUMP;
 use super::parts::{Ack, Entry, Later};
-use super::presence::Presence;
+use super::presence::{Life, Presence};
 use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
+use super::shared::Shared;
 use super::slots::Instruction;
 use super::wave::instruction_for;
 use crate::fence::MoveOrder;
@@ -62,7 +63,7 @@ pub struct Sync {
     /// The highest generation that it received, installable or not.
     pub seen: Generation,
     /// The node's report.
-    pub report: Report,
+    pub report: Shared<Report>,
 }
 
 /// How a sync is to be stored.
@@ -273,13 +274,14 @@ fn ack(document: &Document, before: Option<&NodeRecord>, node: &NodeId, sync: &S
     let (window, baseline) = windows(document, before, node, &sync.report, elapsed_secs);
     let same_session = before.filter(|record| record.session == Some(sync.session));
     let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
-    Ack {
-        report: Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }.bounded(),
-        syncs: before.map_or(0, |record| record.syncs) + 1,
-        window,
-        baseline,
-        at: wall,
-    }
+    let seen = sync.seen.max(seen_before);
+    let report = if sync.report.seen == seen && sync.report.takes_keys() {
+        // As it came, and so it is there once for the request that waits, too.
+        sync.report.clone()
+    } else {
+        Report { seen, ..Report::clone(&sync.report) }.bounded().into()
+    };
+    Ack { report, syncs: before.map_or(0, |record| record.syncs) + 1, window, baseline, at: wall }
 }
 
 /// Most cookies in a second that a node is believed: some times what one machine can accept.
@@ -353,17 +355,14 @@ impl PoolView {
         }
     }
 
-    /// The same after one sync was recorded under an unchanged document; `presence` has taken it in.
-    ///
-    /// Only ever stricter than [`Self::of`] would be now, but for a second distant witness: only the next look at all
-    /// nodes notices that one, that the last node was seen, or that the pool is no longer frozen.
+    /// The same from what a life has kept by change, as of its last look at this document.
     #[must_use]
-    pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
-        let conflict = conflict_of(&snapshot.document, node, record);
+    pub fn kept(life: &Life, document: &Document) -> Self {
+        let conflict = life.conflict();
         Self {
-            is_frozen: self.is_frozen || conflict.is_some(),
-            is_silent: self.is_silent || conflict.is_some_and(|conflict| conflict.is_credible(&snapshot.document)),
-            all_seen: self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node)),
+            is_frozen: conflict.is_some() || life.presence().thawing.is_some(),
+            is_silent: conflict.is_some_and(|conflict| conflict.is_credible(document)),
+            all_seen: life.has_seen_all(),
         }
     }
 

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{Snapshot, Stage, WORST_NODES_MAX};
+use super::document::{Snapshot, Stage, WORST_NODES_MAX, Wave};
 use super::gates::{baseline_of, sum_of, window_of};
+use super::observed;
+use super::presence::Presence;
 use super::record::NodeRecord;
 use super::wave::is_opened;
 use tfo_model::count::Epoch;
@@ -30,12 +32,16 @@ pub struct Tally {
     pub before: Counters,
     /// When promoted: the nodes that rejected most, with the number of cookies, at most [`WORST_NODES_MAX`].
     pub worst: BTreeMap<NodeId, u64>,
+    /// When promoted: the index of the last wave that was opened, if this coordinator has observed it to the end, and has heard
+    /// the counters of its nodes since.
+    #[serde(default)]
+    pub observed: Option<usize>,
 }
 
 impl Tally {
     /// That of the nodes whose sessions are at the coordinator `own`; none in a phase in which no gate counts.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, own: &CoordinatorName) -> Option<Self> {
+    pub fn of(snapshot: &Snapshot, own: &CoordinatorName, presence: &Presence) -> Option<Self> {
         let (document, policy) = (&snapshot.document, &snapshot.document.policy);
         let is_own = |record: &NodeRecord| record.coordinator.as_ref() == Some(own);
         let nodes = || snapshot.nodes.iter().filter(|(_, record)| is_own(record));
@@ -44,7 +50,8 @@ impl Tally {
             Stage::Steady { current, .. } => {
                 let (phase, epoch) = (Phase::Steady, current.epoch);
                 let since = sum_of(nodes(), policy.drain_min_samples, |record| window_of(record, phase, epoch));
-                Some(Self { phase, epoch, since, before: Counters::default(), worst: BTreeMap::new() })
+                let (before, worst) = (Counters::default(), BTreeMap::new());
+                Some(Self { phase, epoch, since, before, worst, observed: None })
             }
             Stage::Promoted { next, wave, .. } => {
                 let (phase, epoch) = (Phase::Promoted, next.epoch);
@@ -56,9 +63,15 @@ impl Tally {
                     since: sum_of(opened(), evidence_min, |record| window_of(record, phase, epoch)),
                     before: sum_of(opened(), evidence_min, |record| baseline_of(record, epoch)),
                     worst: worst(opened(), epoch, std::iter::empty()),
+                    observed: observed::has_observed(snapshot, presence),
                 })
             }
         }
+    }
+
+    /// Whether its coordinator has observed this wave to the end.
+    pub(super) fn has_observed(&self, wave: &Wave) -> bool {
+        self.observed == Some(wave.opened)
     }
 
     fn is_for(&self, phase: Phase, epoch: Epoch) -> bool {
@@ -70,6 +83,12 @@ impl Tally {
 pub(super) fn tallies(snapshot: &Snapshot, phase: Phase, epoch: Epoch) -> impl Iterator<Item = &Tally> {
     let told = snapshot.beats.values().filter_map(|beat| beat.tally.as_ref());
     told.filter(move |tally| tally.is_for(phase, epoch))
+}
+
+/// The tallies of the other coordinators for the promotion of this key.
+pub(super) fn promoted(snapshot: &Snapshot, epoch: Epoch) -> impl Iterator<Item = (&CoordinatorName, &Tally)> {
+    let told = snapshot.beats.iter().filter_map(|(by, beat)| Some((by, beat.tally.as_ref()?)));
+    told.filter(move |(_, tally)| tally.is_for(Phase::Promoted, epoch))
 }
 
 /// The nodes that no other coordinator's tally counts.

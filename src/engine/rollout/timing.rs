@@ -2,24 +2,28 @@
 //!
 //! All of them follow from the pool's policy, so that every coordinator of a pool has the same.  A node detaches itself
 //! `absent_after` after the receipt of its last answer.  A coordinator counts from the record of the sync before, which
-//! may be one long poll older; that another coordinator has heard the node may be two beats old.  So the order of these
+//! may be one hold older; that another coordinator has heard the node may be two beats old.  So the order of these
 //! times is the promise that a node is detached before it is excluded:
 //!
-//! `blind_max` ≤ two beats < `absent_after` < `absent_after` + the longest poll + two beats ≤ the limit of absence
+//! `blind_max` ≤ two beats < `absent_after` < `absent_after` + the longest hold + two beats ≤ the limit of absence
 //!
 //! Must not know: clocks, nodes.
 
 use std::time::Duration;
 
 use super::policy::Policy;
+use crate::backoff::part;
 
 /// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
 const MISSED_PERIODS_MAX: u64 = 3;
 /// Longest time that a request is held, whatever the policy says.
-const HOLD_MAX: Duration = Duration::from_secs(60);
-/// A request is held for at most one part in this many of `absent_after`, so that its node is heard from often enough to
-/// count as present.
+pub const HOLD_MAX: Duration = Duration::from_secs(300);
+/// A request is held for at most one part in this many of `absent_after`: a coordinator may be away for the rest of that before
+/// its nodes detach themselves.
 const HOLD_PARTS: u32 = 3;
+/// A request is held for up to one part in this many less, at random: otherwise all nodes of a fleet would come back in the same
+/// moment, as long as no news separates them.
+const HOLD_JITTER_PARTS: u32 = 8;
 /// Longest time after which one coordinator knows what another one has heard.
 const BEAT_MAX: Duration = Duration::from_secs(10);
 /// Beats in an `absent_after`.
@@ -55,10 +59,16 @@ impl Policy {
     /// itself by what it was told.
     #[must_use]
     pub fn absence_limit(&self, period_secs: u64, told_secs: u64) -> Duration {
-        let absent_after = self.absent_after_secs.max(told_secs);
-        let silence = Duration::from_secs(absent_after.max(period_secs.saturating_mul(MISSED_PERIODS_MAX)));
-        silence.saturating_add(hold_max(Duration::from_secs(absent_after)) + beat(absent_after) * 2)
+        absence_limit(self.absent_after_secs, period_secs, told_secs)
     }
+}
+
+/// [`Policy::absence_limit`] of a policy with this `absent_after`.
+#[must_use]
+pub(super) fn absence_limit(absent_after_secs: u64, period_secs: u64, told_secs: u64) -> Duration {
+    let absent_after = absent_after_secs.max(told_secs);
+    let silence = Duration::from_secs(absent_after.max(period_secs.saturating_mul(MISSED_PERIODS_MAX)));
+    silence.saturating_add(hold_max(Duration::from_secs(absent_after)) + beat(absent_after) * 2)
 }
 
 /// How long a coordinator may hear no node at all before its time stops to count: its own network may be what is silent.
@@ -71,7 +81,15 @@ pub fn deaf_after(shortest_period_secs: u64, shortest_limit: Duration) -> Durati
     DEAF_MIN.max(period.saturating_add(period / 2)).min(shortest_limit / 2)
 }
 
-/// The longest poll of a pool that waits for its nodes for so long.
+/// How long a coordinator holds the request of a node that bears `wait`, in a pool whose longest hold is `longest`; `random` is
+/// uniform over all of `u32`.
+#[must_use]
+pub fn hold(wait: Duration, longest: Duration, random: u32) -> Duration {
+    let most = wait.min(longest);
+    most - part(most / HOLD_JITTER_PARTS, random)
+}
+
+/// The longest hold of a pool that waits for its nodes for so long.
 #[must_use]
 pub fn hold_max(absent_after: Duration) -> Duration {
     HOLD_MAX.min((absent_after / HOLD_PARTS).max(Duration::from_secs(1)))
@@ -95,16 +113,17 @@ mod tests {
 
     #[test]
     fn a_node_detaches_before_it_is_absent() {
-        // absent_after, period; poll, beat, blind_max, limit of absence.
-        for (absent_after, period, poll, beat, blind, limit) in [
+        // absent_after, period; hold, beat, blind_max, limit of absence.
+        for (absent_after, period, hold, beat, blind, limit) in [
             (30, 5, 10_000, 2_500, 5_000, 45_000),
             (30, 60, 10_000, 2_500, 5_000, 195_000),
             (120, 60, 40_000, 10_000, 10_000, 240_000),
-            (600, 60, 60_000, 10_000, 10_000, 680_000),
-            (600, 3_600, 60_000, 10_000, 10_000, 10_880_000),
+            (600, 60, 200_000, 10_000, 10_000, 820_000),
+            (900, 60, 300_000, 10_000, 10_000, 1_220_000),
+            (600, 3_600, 200_000, 10_000, 10_000, 11_020_000),
         ] {
             let policy = policy(absent_after);
-            assert_eq!((policy.hold_max(), policy.beat(), policy.blind_max()), (ms(poll), ms(beat), ms(blind)));
+            assert_eq!((policy.hold_max(), policy.beat(), policy.blind_max()), (ms(hold), ms(beat), ms(blind)));
             assert_eq!(policy.absence_limit(period, 0), ms(limit), "{absent_after} {period}");
         }
         for absent_after in 30..10_000 {
@@ -112,6 +131,17 @@ mod tests {
             let detached = policy.hold_max() + Duration::from_secs(absent_after);
             assert!(policy.blind_max() <= policy.beat() * 2, "{absent_after}");
             assert!(detached + policy.beat() * 2 <= policy.absence_limit(0, 0), "{absent_after}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_held_for_what_its_node_bears_and_the_pool_allows_less_an_eighth() {
+        // What the node bears, the pool's longest hold; the longest and the shortest hold.
+        for (wait, longest, most, least) in
+            [(300, 200, 200_000, 175_000), (25, 200, 25_000, 21_875), (1, 200, 1_000, 875), (0, 200, 0, 0)]
+        {
+            let of = |random| hold(Duration::from_secs(wait), Duration::from_secs(longest), random);
+            assert_eq!((of(0), of(u32::MAX)), (ms(most), ms(least)), "{wait} {longest}");
         }
     }
 
@@ -130,9 +160,18 @@ mod tests {
         {
             let limit = policy(absent_after).absence_limit(period, 0);
             assert_eq!(deaf_after(period, limit), ms(after), "{absent_after} {period}");
-            // A node was heard at most one period, or one poll, before the last node of all was.
-            let before = policy(absent_after).hold_max().max(Duration::from_secs(period));
-            assert!(before + ms(after) < limit, "{absent_after} {period}");
+            // A node synced at most one hold, or one period, before the coordinator's network went silent, which holds requests
+            // until they are over: for one hold at most.
+            let hold = policy(absent_after).hold_max();
+            let before = hold.max(Duration::from_secs(period));
+            assert!(before + hold + ms(after) < limit, "{absent_after} {period}");
+        }
+        for (absent_after, period) in
+            [(30, 60), (60, 60), (120, 60), (300, 60), (900, 60), (86_400, 60), (30, 10), (60, 30)]
+        {
+            let (policy, limit) = (policy(absent_after), policy(absent_after).absence_limit(period, 0));
+            let silent = policy.hold_max() * 2 + deaf_after(period, limit);
+            assert!(silent < limit, "{absent_after} {period}");
         }
         assert_eq!(deaf_after(0, Duration::MAX), DEAF_MIN);
     }

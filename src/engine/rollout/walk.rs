@@ -135,7 +135,10 @@ fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> R
         Health::Observing { left_secs } if !in_revoke => {
             Ok(Step::Wait(Wait::until(BlockedBy::Health, now.wall.plus(left_secs))))
         }
-        Health::Observing { .. } | Health::Good | Health::Bad { .. } => open_wave(snapshot, now),
+        Health::Asking { nodes } if !in_revoke => Ok(Step::Wait(Wait::for_nodes(BlockedBy::Health, nodes))),
+        Health::Observing { .. } | Health::Asking { .. } | Health::Good | Health::Bad { .. } => {
+            open_wave(snapshot, now)
+        }
     }
 }
 

@@ -233,6 +233,18 @@ impl Schedule {
             .min()
     }
 
+    /// For how long a cookie that is made at `now` or soon after is accepted at most, in seconds: from the first instant of the present key
+    /// as primary to the last one as backup.  None if one of the two has no end.
+    ///
+    /// Two intervals less the lead; around a joint a segment is up to an interval longer.
+    #[must_use]
+    pub fn cookie_lifetime_secs(&self, now: UnixTime) -> Option<u64> {
+        let present = self.segment_at(now.secs());
+        let next = self.segment_at(present.end?);
+        let lead = self.entries[next.entry].rule.lead_secs();
+        Some(next.end?.saturating_sub(lead) - present.start?)
+    }
+
     /// The first instant at which a node without `entry` and the later ones holds other slots than a node that has it:
     /// by then every node must have it.  None for the first entry, and for an index that does not exist.
     ///

@@ -90,6 +90,7 @@ fn a_fixed_key_alone_never_changes() {
     let slots = at(&only, 1_000_000);
     assert_eq!((slots.primary.counter, slots.backup, slots.next_change_at), (None, None, None));
     assert_eq!((only.skew_tolerance_secs(), only.retention_secs()), (None, None));
+    assert_eq!(only.cookie_lifetime_secs(UnixTime::from_secs(1_000_000)), None, "as long as it is used");
 }
 
 #[test]
@@ -244,6 +245,16 @@ proptest! {
                 prop_assert!(compatible(&schedule, a, b), "clocks {a} and {b}");
             }
         }
+    }
+
+    /// From a key's first instant as primary to the last one at which it is accepted, in one piece.
+    #[test]
+    fn the_lifetime_of_a_cookie_is_exact(schedule in any_schedule(), t in 850u64..1_600) {
+        let Some(lifetime) = schedule.cookie_lifetime_secs(UnixTime::from_secs(t)) else { return Ok(()) };
+        let key = at(&schedule, t).primary;
+        let first = (0..=t).rev().take_while(|t| at(&schedule, *t).primary == key).last().unwrap();
+        let last = (t..).take_while(|t| accepts(&at(&schedule, *t), key)).last().unwrap();
+        prop_assert_eq!(lifetime, last + 1 - first);
     }
 
     /// A key that was primary at t is accepted for `retention` after its last instant, and with one periodic entry not

@@ -3,29 +3,33 @@
 //! The agent and `tfoctl status` look through these functions and render what they find in their own ways.  Must not
 //! know: settings, reports, programs.  Facts carry fingerprints, never keys.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use crate::kernel::boot_order::{self, BootOrder};
 use crate::kernel::namespace::{Namespace, NamespaceError};
-use crate::kernel::procfs::{self, KernelError, KeyFile, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT, ShownKeys, print_of};
-use crate::kernel::release::{self, KernelRelease};
+use crate::kernel::procfs::{self, KernelError, KeyFile, ShownKeys, print_of};
 use crate::kernel::sysctl_d::{self, Persisted, Record};
+use crate::kernel::{release, synproxy};
 use crate::runtime::sys;
+use tfo_model::caveat::Caveat;
+use tfo_model::kernel::KernelVersion;
 use tfo_model::key::{PairPrint, TfoKey};
 use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
-use tfo_model::state::BackupSlot;
 
 /// One look at a host.
 #[derive(Debug)]
 pub struct HostFacts {
     /// The sysctl.d file.
     pub file: FileState,
+    /// Whether only its owner may read that file; false if there is none.
+    pub file_is_private: bool,
     /// Which files set the key at boot, as they are now.
     pub boot: BootOrder,
-    /// Whether kernels of this release keep a backup; none if the release is unknown.
-    pub backup_slot: Option<BackupSlot>,
+    /// The release of kernel.org that its kernel was made from; none if that is unknown.
+    pub kernel: Option<KernelVersion>,
     /// Whether the kernel's clock is synchronised; none if it may not be asked.
     pub clock_synchronised: Option<bool>,
     /// The namespaces, in the order in which they were named.
@@ -52,6 +56,8 @@ pub struct NamespaceFacts {
     pub namespace: Namespace,
     /// `net.ipv4.tcp_fastopen`.
     pub bits: Option<i32>,
+    /// Whether a SYNPROXY answers SYNs in it.
+    pub synproxy: bool,
     /// The keys in its kernel; none if no key is set.
     pub kernel: Result<Option<KernelKeys>, Unseen>,
 }
@@ -88,8 +94,9 @@ pub fn examine(sysctl_file: &Path, namespaces: impl IntoIterator<Item = Namespac
     let boot = boot_order::scan(Path::new("/"), if written { sysctl_file } else { Path::new("") });
     HostFacts {
         file,
+        file_is_private: sysctl_d::is_private(sysctl_file),
         boot,
-        backup_slot: KernelRelease::running().map(KernelRelease::backup_slot),
+        kernel: release::running(),
         clock_synchronised: sys::clock_synchronised(),
         namespaces: namespaces.into_iter().map(NamespaceFacts::of).collect(),
     }
@@ -104,25 +111,27 @@ impl NamespaceFacts {
                 .is_some_and(|(primary, backup)| primary.is_zero() || backup.as_ref().is_some_and(TfoKey::is_zero));
             print_of(&shown).map(|print| KernelKeys { print, has_zero })
         };
-        Self { kernel: shown.map(keys), namespace, bits }
+        let synproxy = namespace.within(synproxy::has_answered).unwrap_or(false);
+        Self { kernel: shown.map(keys), namespace, bits, synproxy }
     }
 
-    /// A warning if the server side of TFO is off, or takes data without a cookie.
-    fn switch_problem(&self) -> Option<Problem> {
-        let (bits, name) = (self.bits?, &self.namespace);
-        if bits & SERVER_BIT == 0 {
-            let message = format!("namespace {name}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
-            let remedy = "set net.ipv4.tcp_fastopen = 3, unless it is off on purpose";
-            return Some(Problem::warning("tfo_off", message, remedy));
-        }
-        (bits & SERVER_WITHOUT_COOKIE_BIT != 0).then(|| {
-            let message = format!(
-                "namespace {name}: the server accepts data with any cookie or none (bit 0x200), so keys have no effect"
-            );
-            let remedy = "remove 0x200 from net.ipv4.tcp_fastopen, unless it is set on purpose";
-            Problem::warning("no_cookie_needed", message, remedy)
-        })
+    /// What limits TFO in it, whatever its keys are.
+    fn problems(&self) -> impl Iterator<Item = Problem> {
+        let subject = format!("namespace {}:", self.namespace);
+        of_namespace(self.bits, self.synproxy).map(move |caveat| caveat.problem(&subject))
     }
+}
+
+fn of_namespace(bits: Option<i32>, synproxy: bool) -> impl Iterator<Item = Caveat> {
+    bits.into_iter().flat_map(Caveat::of_bits).chain(synproxy.then_some(Caveat::Synproxy))
+}
+
+/// What limits TFO on this host, by its kernel and by these namespaces with their `net.ipv4.tcp_fastopen`.
+pub fn caveats<'a>(namespaces: impl IntoIterator<Item = (&'a Namespace, Option<i32>)>) -> BTreeSet<Caveat> {
+    let inside = namespaces
+        .into_iter()
+        .flat_map(|(namespace, bits)| of_namespace(bits, namespace.within(synproxy::has_answered).unwrap_or(false)));
+    release::running().into_iter().flat_map(KernelVersion::caveats).chain(inside).collect()
 }
 
 /// Reads `net.ipv4.tcp_fastopen` and the keys of one namespace.
@@ -142,7 +151,9 @@ impl HostFacts {
             let message = "the kernel's clock is not synchronised, and the keys depend on the time";
             Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
         });
-        let switches = self.namespaces.iter().filter_map(NamespaceFacts::switch_problem);
-        switches.chain(release::problem()).chain(clock)
+        let subject = format!("kernel {}", release::running_text());
+        let kernel = self.kernel.into_iter().flat_map(KernelVersion::caveats);
+        let kernel = kernel.map(move |caveat| caveat.problem(&subject));
+        self.namespaces.iter().flat_map(NamespaceFacts::problems).chain(kernel).chain(clock)
     }
 }

@@ -132,21 +132,18 @@ fn last_lines(file: &Path) -> LastLines {
     let Ok(opened) = files::open_regular(file) else { return last };
     let lines = BufReader::new(std::io::Read::take(opened, FILE_BYTES_MAX)).split(b'\n');
     for (line, number) in lines.map_while(Result::ok).zip(1..) {
-        match effect(&line) {
-            Effect::None => {}
-            Effect::Both => last = LastLines { systemd: Some(number), procps: Some(number) },
-            Effect::SystemdAlone => last.systemd = Some(number),
-        }
+        let Effect { systemd, procps } = effect(&line);
+        last.systemd = systemd.then_some(number).or(last.systemd);
+        last.procps = procps.then_some(number).or(last.procps);
     }
     last
 }
 
-/// For whom a line decides about the key.
+/// For which program a line decides about the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    None,
-    Both,
-    SystemdAlone,
+struct Effect {
+    systemd: bool,
+    procps: bool,
 }
 
 /// `net.ipv4.tcp_fastopen_key=…`, with slashes or dots, spaces, and a `-` before it (sysctl.d(5)).
@@ -155,25 +152,41 @@ fn effect(line: &[u8]) -> Effect {
     let equals = line.iter().position(|byte| *byte == b'=');
     let (name, value) = equals.map_or((line, None), |at| (&line[..at], Some(line[at + 1..].trim_ascii())));
     let (dash, name) = name.strip_prefix(b"-").map_or((false, name), |name| (true, name));
-    match (names_the_key(name.trim_ascii()), value) {
-        (false, _) => Effect::None,
-        (true, None) => {
-            if dash {
-                Effect::SystemdAlone
-            } else {
-                Effect::None
-            }
-        }
-        (true, Some(b"")) => Effect::SystemdAlone,
-        (true, Some(_)) if dash && name.trim_ascii_start() != name => Effect::SystemdAlone,
-        (true, Some(_)) => Effect::Both,
-    }
+    let Effect { systemd, procps } = names_the_key(name.trim_ascii());
+    let to_procps = match value {
+        None => return Effect { systemd: systemd && dash, procps: false },
+        Some(value) => !(value.is_empty() || dash && name.trim_ascii_start() != name),
+    };
+    Effect { systemd, procps: procps && to_procps }
 }
 
-/// The first separator decides which of the two it is; the other then means a dot in a name.  Empty steps of a path do not count.
-fn names_the_key(name: &[u8]) -> bool {
-    let path = || name.split(|byte| *byte == b'/').filter(|step| !step.is_empty());
-    name == SYSCTL_NAME.as_bytes() || path().eq(SYSCTL_NAME.split('.').map(str::as_bytes))
+/// For whom a name is that of the key.
+///
+/// Both decide by the first separator: if it is a dot, dots and slashes change places, and it is a path then.  systemd simplifies
+/// that path, so that empty steps and `.` count for nothing, at its end too (`sysctl_normalize` in `src/shared/sysctl-util.c`, systemd
+/// 252).  procps opens it below /proc/sys (`src/sysctl.c`, procps 4.0), where the kernel does the same, follows `..`, and takes no file
+/// for a directory.
+fn names_the_key(name: &[u8]) -> Effect {
+    let dots_first = name.iter().find(|byte| matches!(byte, b'.' | b'/')) == Some(&b'.');
+    let path = name.iter().map(|byte| match byte {
+        b'.' if dots_first => b'/',
+        b'/' if dots_first => b'.',
+        other => *other,
+    });
+    let path: Vec<u8> = path.collect();
+    let steps = || path.split(|byte| *byte == b'/');
+    let is_the_key = |steps: &[&[u8]]| SYSCTL_NAME.split('.').map(str::as_bytes).eq(steps.iter().copied());
+    let simple: Vec<&[u8]> = steps().filter(|step| !matches!(*step, b"" | b".")).collect();
+    let followed = simple.iter().try_fold(Vec::new(), |mut to: Vec<&[u8]>, step| {
+        if *step == b".." {
+            to.pop()?;
+        } else {
+            to.push(step);
+        }
+        Some(to)
+    });
+    let ends_in_a_file = steps().next_back().is_some_and(|last| !matches!(last, b"" | b"." | b".."));
+    Effect { systemd: is_the_key(&simple), procps: ends_in_a_file && followed.is_some_and(|to| is_the_key(&to)) }
 }
 
 #[cfg(test)]
@@ -259,29 +272,61 @@ mod tests {
         assert_eq!(tree.winners().0.as_deref(), Some("etc/sysctl.d/99-sysctl.conf"));
     }
 
+    /// Each was tried with both programs (tests/agent/kernel/boot_order.rs tries some again).
     #[test]
     fn spellings_of_the_name() {
+        const BOTH: (bool, bool) = (true, true);
+        const SYSTEMD: (bool, bool) = (true, false);
+        const PROCPS: (bool, bool) = (false, true);
+        const NONE: (bool, bool) = (false, false);
         for (line, expected) in [
-            ("net.ipv4.tcp_fastopen_key=x", Effect::Both),
-            ("net/ipv4/tcp_fastopen_key = x", Effect::Both),
-            ("/net//ipv4/tcp_fastopen_key = x", Effect::Both),
-            (" \tnet.ipv4.tcp_fastopen_key =x", Effect::Both),
-            ("-net.ipv4.tcp_fastopen_key=x", Effect::Both),
-            ("- net.ipv4.tcp_fastopen_key=x", Effect::SystemdAlone),
-            ("-net.ipv4.tcp_fastopen_key", Effect::SystemdAlone),
-            ("net.ipv4.tcp_fastopen_key = ", Effect::SystemdAlone),
-            ("", Effect::None),
-            ("# net.ipv4.tcp_fastopen_key=x", Effect::None),
-            ("; net.ipv4.tcp_fastopen_key=x", Effect::None),
-            ("net.ipv4.tcp_fastopen=3", Effect::None),
-            ("net.ipv4.tcp_fastopen_key", Effect::None),
-            ("net.ipv4.tcp_fastopen_keys=x", Effect::None),
-            ("net.ipv4/tcp_fastopen_key=x", Effect::None),
-            ("net/ipv4.tcp_fastopen_key=x", Effect::None),
-            ("/proc/sys/net/ipv4/tcp_fastopen_key=x", Effect::None),
-            ("x=net.ipv4.tcp_fastopen_key", Effect::None),
+            ("net.ipv4.tcp_fastopen_key=x", BOTH),
+            ("net/ipv4/tcp_fastopen_key = x", BOTH),
+            ("/net//ipv4/tcp_fastopen_key = x", BOTH),
+            (" \tnet.ipv4.tcp_fastopen_key =x", BOTH),
+            ("-net.ipv4.tcp_fastopen_key=x", BOTH),
+            ("- net.ipv4.tcp_fastopen_key=x", SYSTEMD),
+            ("-net.ipv4.tcp_fastopen_key", SYSTEMD),
+            ("-net.ipv4.tcp_fastopen_key.", SYSTEMD),
+            ("net.ipv4.tcp_fastopen_key = ", SYSTEMD),
+            (".net.ipv4.tcp_fastopen_key=x", BOTH),
+            ("..net.ipv4.tcp_fastopen_key=x", BOTH),
+            ("net..ipv4.tcp_fastopen_key=x", BOTH),
+            ("net...ipv4.tcp_fastopen_key=x", BOTH),
+            ("net./.ipv4.tcp_fastopen_key=x", BOTH),
+            ("net.ipv4./.tcp_fastopen_key=x", BOTH),
+            ("net/./ipv4/tcp_fastopen_key=x", BOTH),
+            ("/./net/ipv4/tcp_fastopen_key=x", BOTH),
+            ("net.ipv4.tcp_fastopen_key.=x", SYSTEMD),
+            (".net.ipv4.tcp_fastopen_key..=x", SYSTEMD),
+            ("net/ipv4/tcp_fastopen_key/=x", SYSTEMD),
+            ("net/ipv4/tcp_fastopen_key//=x", SYSTEMD),
+            ("net/ipv4/tcp_fastopen_key/.=x", SYSTEMD),
+            ("net/ipv4/../ipv4/tcp_fastopen_key=x", PROCPS),
+            ("net/../net/ipv4/tcp_fastopen_key=x", PROCPS),
+            ("", NONE),
+            ("# net.ipv4.tcp_fastopen_key=x", NONE),
+            ("; net.ipv4.tcp_fastopen_key=x", NONE),
+            ("net.ipv4.tcp_fastopen=3", NONE),
+            ("net.ipv4.tcp_fastopen_key", NONE),
+            ("net.ipv4.tcp_fastopen_keys=x", NONE),
+            ("net.ipv4/tcp_fastopen_key=x", NONE),
+            ("net/ipv4.tcp_fastopen_key=x", NONE),
+            ("net./ipv4.tcp_fastopen_key=x", NONE),
+            ("net.//.ipv4.tcp_fastopen_key=x", NONE),
+            ("net.ipv4.tcp_fastopen_key/=x", NONE),
+            ("net/ipv4/tcp_fastopen_key.=x", NONE),
+            (".net/ipv4/tcp_fastopen_key=x", NONE),
+            ("./net/ipv4/tcp_fastopen_key=x", NONE),
+            ("/net.ipv4.tcp_fastopen_key=x", NONE),
+            ("../sys/net/ipv4/tcp_fastopen_key=x", NONE),
+            ("/../proc/sys/net/ipv4/tcp_fastopen_key=x", NONE),
+            ("/proc/sys/net/ipv4/tcp_fastopen_key=x", NONE),
+            ("x=net.ipv4.tcp_fastopen_key", NONE),
+            ("=x", NONE),
         ] {
-            assert_eq!(effect(line.as_bytes()), expected, "{line}");
+            let Effect { systemd, procps } = effect(line.as_bytes());
+            assert_eq!((systemd, procps), expected, "{line}");
         }
         let tree =
             Tree::new(&[("etc/sysctl.d/a.conf.tmp", SETS), ("etc/sysctl.d/a.conf~", SETS), ("etc/sysctl.d/a", SETS)]);

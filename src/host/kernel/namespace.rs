@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tfo_model::ids::NamespaceName;
 
 /// Where `ip netns add` keeps names (iproute2, `ip-netns(8)`).
-const NAMES_DIR: &str = "/run/netns";
+pub(super) const NAMES_DIR: &str = "/run/netns";
 const OWN_PATH: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace.
@@ -25,6 +25,38 @@ pub enum Namespace {
     Own,
     /// One with a name under /run/netns.
     Named(NamespaceName),
+    /// One that was found in a place of the configuration, and may be gone at any time.
+    Found(FoundNamespace),
+}
+
+/// One that was found: it is the one with this identity, and no other that is in its place later.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FoundNamespace {
+    name: String,
+    path: PathBuf,
+    identity: NamespaceIdentity,
+}
+
+impl FoundNamespace {
+    pub(super) fn new(name: String, path: PathBuf, identity: NamespaceIdentity) -> Self {
+        Self { name, path, identity }
+    }
+
+    /// The one that is behind a file now.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be opened.
+    pub fn at(name: String, path: PathBuf) -> Result<Self, NamespaceError> {
+        let opened = File::open(&path).and_then(|file| file.metadata());
+        let found = opened.map_err(|source| NamespaceError::Open { path: path.clone(), source })?;
+        Ok(Self { name, path, identity: NamespaceIdentity::new(found.dev(), found.ino()) })
+    }
+
+    /// Which namespace it is.
+    #[must_use]
+    pub fn identity(&self) -> NamespaceIdentity {
+        self.identity
+    }
 }
 
 impl fmt::Display for Namespace {
@@ -39,6 +71,12 @@ impl fmt::Display for Namespace {
 pub struct NamespaceIdentity {
     device: u64,
     inode: u64,
+}
+
+impl NamespaceIdentity {
+    pub(super) fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
 }
 
 impl fmt::Display for NamespaceIdentity {
@@ -76,19 +114,49 @@ impl Namespace {
         match self {
             Self::Own => "own",
             Self::Named(name) => name.as_str(),
+            Self::Found(found) => &found.name,
         }
+    }
+
+    /// Whether it comes and goes.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        matches!(self, Self::Found(_))
+    }
+
+    /// Whether `error` means that it is gone: there is nothing to do then.
+    #[must_use]
+    pub fn is_gone(&self, error: &NamespaceError) -> bool {
+        let entered = match error {
+            NamespaceError::Open { .. } => true,
+            NamespaceError::Enter { source, .. } => !matches!(source.kind(), io::ErrorKind::PermissionDenied),
+        };
+        self.is_found() && entered
     }
 
     fn path(&self) -> PathBuf {
         match self {
             Self::Own => OWN_PATH.into(),
             Self::Named(name) => [NAMES_DIR, name.as_str()].iter().collect(),
+            Self::Found(found) => found.path.clone(),
         }
     }
 
     fn open(&self) -> Result<File, NamespaceError> {
         let path = self.path();
-        File::open(&path).map_err(|source| NamespaceError::Open { path, source })
+        let opened = File::open(&path).and_then(|file| match self {
+            Self::Found(found) => {
+                let behind = file.metadata()?;
+                let is_it = NamespaceIdentity::new(behind.dev(), behind.ino()) == found.identity;
+                if is_it {
+                    Ok(file)
+                } else {
+                    Err(io::Error::new(io::ErrorKind::NotFound, "it is gone, and another one is there"))
+                }
+            }
+            Self::Own | Self::Named(_) => Ok(file),
+        });
+        opened.map_err(|source| NamespaceError::Open { path, source })
     }
 
     /// Which namespace it is at this moment.

@@ -64,6 +64,27 @@ impl TfoCounters {
         Ok(Self::parse(&std::fs::read_to_string(path)?))
     }
 
+    /// The sum; a counter that only one of the two has is that one's.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let sum = |one: Option<u64>, two: Option<u64>| match (one, two) {
+            (Some(one), Some(two)) => Some(one.saturating_add(two)),
+            (one, two) => one.or(two),
+        };
+        Self {
+            active: sum(self.active, other.active),
+            active_fail: sum(self.active_fail, other.active_fail),
+            passive: sum(self.passive, other.passive),
+            passive_fail: sum(self.passive_fail, other.passive_fail),
+            passive_alt_key: sum(self.passive_alt_key, other.passive_alt_key),
+            listen_overflow: sum(self.listen_overflow, other.listen_overflow),
+            cookie_reqd: sum(self.cookie_reqd, other.cookie_reqd),
+            blackhole: sum(self.blackhole, other.blackhole),
+            syn_retrans: sum(self.syn_retrans, other.syn_retrans),
+            orig_data_sent: sum(self.orig_data_sent, other.orig_data_sent),
+        }
+    }
+
     /// The counter that the kernel calls so.
     #[must_use]
     pub fn get(mut self, kernel_name: &str) -> Option<u64> {

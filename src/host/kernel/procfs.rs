@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::namespace::Namespace;
 use crate::runtime::descriptors;
 use tfo_crypto::fingerprint::fingerprint;
+use tfo_model::caveat::{CLIENT_BITS, EVERY_LISTENER_BIT, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT};
 use tfo_model::key::{KeyPair, PairPrint, TfoKey};
 use tfo_model::key_text::{self, KeyText, TEXT_CHARS_MAX, TextError};
 use tfo_model::problem::{Problem, chain};
@@ -20,7 +21,7 @@ use tfo_model::problem::{Problem, chain};
 /// `net.ipv4.tcp_fastopen_key` of the calling thread's network namespace (ip-sysctl).
 pub const KEY_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 /// `net.ipv4.tcp_fastopen`: the TFO bits (ip-sysctl).
-const BITS_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen";
+pub const BITS_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 
 /// What the kernel holds: none, or primary and backup, of which any may be zero.
 pub type ShownKeys = Option<(TfoKey, Option<TfoKey>)>;
@@ -209,18 +210,13 @@ pub fn set_tcp_fastopen_bits(bits: i32) -> std::io::Result<()> {
     std::fs::write(BITS_PATH, bits.to_string())
 }
 
-/// Bit 0x2: the server side of TFO is on.
-pub const SERVER_BIT: i32 = 0x2;
-/// Bit 0x200: the server side takes data with any cookie or none, so keys mean nothing (docs/kernel.md#when-a-key-takes-effect).
-pub const SERVER_WITHOUT_COOKIE_BIT: i32 = 0x200;
-
-/// The bits that have a meaning, each with its name in outputs (ip-sysctl `tcp_fastopen`; Linux `include/net/tcp.h`).
+/// The bits that have a meaning, each with its name in outputs.
 const BIT_NAMES: [(i32, &str); 5] = [
-    (0x1, "client"),
+    (CLIENT_BITS[0], "client"),
     (SERVER_BIT, "server"),
-    (0x4, "client_without_cookie"),
+    (CLIENT_BITS[1], "client_without_cookie"),
     (SERVER_WITHOUT_COOKIE_BIT, "server_without_cookie"),
-    (0x400, "server_every_listener"),
+    (EVERY_LISTENER_BIT, "server_every_listener"),
 ];
 
 /// The names of the bits that are set; bits without a meaning have none.

@@ -117,6 +117,9 @@ fn is_no_regular_file(error: &io::Error) -> bool {
     found || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NXIO)
 }
 
+/// The kind of the problem that other users may read the file.
+pub const SYSCTL_FILE_EXPOSED: &str = "sysctl_file_exposed";
+
 /// Whether only the owner may read or write the file.  False if it is missing.
 #[must_use]
 pub fn is_private(path: &Path) -> bool {

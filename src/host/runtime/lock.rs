@@ -19,7 +19,7 @@ use super::clock;
 
 /// Where lock files live, whatever the configuration says: two agents with different ones must exclude each other.  The
 /// units' RuntimeDirectory=, kept by RuntimeDirectoryPreserve=yes.
-const LOCK_DIR: &str = "/run/tfo-agent";
+pub const DIRECTORY: &str = "/run/tfo-agent";
 /// A lock file's name, around the identity of its namespace.
 const NAME: (&str, &str) = ("net-", ".lock");
 /// Pause between two attempts at a held lock.
@@ -67,7 +67,7 @@ impl NamespaceLock {
     /// # Errors
     /// Fails if it is held all that time, or if the file cannot be created or opened.
     pub fn take(namespace: &str, program: &str, patience: Duration) -> Result<Self, LockError> {
-        Self::take_in(Path::new(LOCK_DIR), namespace, program, patience)
+        Self::take_in(Path::new(DIRECTORY), namespace, program, patience)
     }
 
     fn take_in(dir: &Path, namespace: &str, program: &str, patience: Duration) -> Result<Self, LockError> {
@@ -178,7 +178,7 @@ fn note_of(file: File) -> String {
 /// Removes the lock files of agents that were killed: the inode in the name returns seldom, so they would stay for ever.
 /// Nothing depends on it.
 pub fn sweep() {
-    sweep_in(Path::new(LOCK_DIR));
+    sweep_in(Path::new(DIRECTORY));
 }
 
 fn sweep_in(dir: &Path) {

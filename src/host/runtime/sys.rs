@@ -17,14 +17,6 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// Maps all code of this program at once, instead of by a page fault for every 64 KiB that is touched.
-///
-/// For commands that end within milliseconds: a third of their own time goes into such faults.  Daemons have time, and
-/// would hold pages that they never use.  A kernel without MADV_POPULATE_READ (before 5.14) refuses it, harmlessly.
-pub fn prefault_code() {
-    advise_code(libc::MADV_POPULATE_READ);
-}
-
 /// Gives the pages of this program's code back; those that are still used are mapped again when they are touched.
 ///
 /// For daemons that have started: most of the code was for that.  It is on disk, so no key is in it, and it need not be
@@ -36,10 +28,12 @@ pub fn release_code() {
     if unlocked != 0 {
         tracing::debug!("the program's code stays locked");
     }
-    advise_code(libc::MADV_DONTNEED);
+    // SAFETY: the range is read-only and mapped from this program's file, so dropping its pages loses nothing.
+    if unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) } != 0 {
+        tracing::debug!("the kernel takes no advice about the program's code");
+    }
 }
 
-/// Read-only pages from the program's file: where they start, and how long they are.
 /// Makes the allocator take large blocks from the kernel one by one, and so give each back when it is freed.
 ///
 /// By itself glibc stops doing that for sizes that were freed once (mallopt(3), `M_MMAP_THRESHOLD`).
@@ -57,21 +51,13 @@ pub fn give_back_free_pages() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Read-only pages from the program's file: where they start, and how long they are.
 fn code() -> (*mut libc::c_void, usize) {
     let page = rustix::param::page_size();
     let start = (&raw const __executable_start).addr() & !(page - 1);
     // Whole pages only: after the last one data may follow.
     let end = (&raw const etext).addr() & !(page - 1);
     (std::ptr::without_provenance_mut(start), end - start)
-}
-
-fn advise_code(advice: libc::c_int) {
-    let (start, length) = code();
-    // SAFETY: the range is read-only and mapped from this program's file, so dropping its pages loses nothing, and neither
-    // advice changes a byte of it.
-    if unsafe { libc::madvise(start, length, advice) } != 0 {
-        tracing::debug!(advice, "the kernel takes no advice about the program's code");
-    }
 }
 
 /// Whether the kernel's clock is synchronised: `adjtimex(2)` does not answer TIME_ERROR / STA_UNSYNC.

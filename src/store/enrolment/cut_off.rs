@@ -20,6 +20,9 @@ pub struct CutOff {
     pub id: u64,
     /// The coordinator that has it in hand, or had.
     pub by: CoordinatorName,
+    /// Its life in that pool; none if it had not beaten there yet.
+    #[serde(default)]
+    pub life: Option<u64>,
     /// The pool of the order.
     pub pool: PoolName,
     /// The nodes of the order.

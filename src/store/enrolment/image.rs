@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Certificate, CutOff, LogEntry, Token, TokenEnd};
+use super::{Certificate, CutOff, LogEntry, LogWritten, Token, TokenEnd};
 use tfo_model::fleet::EnrolAction;
 use tfo_model::time::UnixTime;
 
@@ -19,8 +19,8 @@ pub struct Image {
     pub certificates: Vec<Certificate>,
     /// Plans that are not carried out yet, by id.
     pub cut_offs: Vec<CutOff>,
-    /// The log, the oldest first.
-    pub log: Vec<LogEntry>,
+    /// The log as it was written, the oldest first.
+    pub log: Vec<LogWritten>,
 }
 
 impl Image {

@@ -2,7 +2,8 @@
 //!
 //! It belongs to the store and not to a pool: a certificate is good for every pool that takes its name, and an entry of a
 //! pool's log is a commit of its document, which a thousand nodes that join must not make.  A store writes an entry in the
-//! transaction of the change that it tells of.
+//! transaction of the change that it tells of.  The log is a chain (`tfo_engine::enrolment_log`): an entry is stored as the text
+//! of a link, and beside it the digest of the last one.
 //!
 //! Must not know: secrets, and hashes of them.
 
@@ -11,7 +12,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Certificate, Claim, CutOff, Token, TokenEnd};
+use super::{Certificate, Claim, CutOff, Shown, Token, TokenEnd};
+use tfo_crypto::checksum::sha256;
+use tfo_engine::chained_log::LogEnd;
+use tfo_engine::enrolment_log::{self, Written};
+use tfo_model::digest::Sha256;
 use tfo_model::fleet::EnrolAction;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::time::UnixTime;
@@ -52,6 +57,50 @@ pub struct Logged {
     pub number: u64,
     /// What it says.
     pub entry: LogEntry,
+}
+
+/// An entry as it is stored.
+pub type LogWritten = Written<LogEntry>;
+
+/// A part of the log as it is stored, and what it must lead to, from one read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogChain {
+    /// What it must lead to.
+    pub end: LogEnd,
+    /// Entries, oldest first, at most [`AUDIT_READ_MAX`](crate::AUDIT_READ_MAX).
+    pub rows: Vec<LogRow>,
+}
+
+/// An entry as it is stored, be it right or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    /// The number under which it is stored.
+    pub number: u64,
+    /// Its text.
+    pub text: String,
+    /// Whether its checksum is right.
+    pub is_intact: bool,
+}
+
+/// What comes before the first entry.
+pub(crate) fn start() -> Sha256 {
+    enrolment_log::start(sha256)
+}
+
+/// Links entries to what is there, and gives where the chain ends then.
+pub(crate) fn chained(mut chain: Sha256, entries: impl IntoIterator<Item = LogEntry>) -> (Vec<LogWritten>, Sha256) {
+    let link = |entry| {
+        let written = Written::new(chain, entry);
+        chain = written.digest(sha256);
+        written
+    };
+    let written = entries.into_iter().map(link).collect();
+    (written, chain)
+}
+
+/// Where the chain ends after these, which are linked already; `before`, if there is none.
+pub(crate) fn end_of(written: &[LogWritten], before: Sha256) -> Sha256 {
+    written.last().map_or(before, |last| last.digest(sha256))
 }
 
 /// A part of the log, at most [`AUDIT_READ_MAX`](crate::AUDIT_READ_MAX) entries of it, the oldest first.
@@ -138,6 +187,16 @@ pub(crate) fn issued(
         }
     }
     entries
+}
+
+/// A certificate was recorded that a node has shown.
+pub(crate) fn met(shown: &Shown<'_>) -> LogEntry {
+    let reason = format!("serial {}, until {}; it was not recorded", shown.serial, shown.not_after);
+    LogEntry {
+        address: shown.from,
+        reason,
+        ..LogEntry::new(EnrolAction::Met, shown.at).about(std::iter::once(shown.node))
+    }
 }
 
 /// Certificates were revoked with an operator's order.

@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use super::judge::Recorded;
 use super::{
     CERTIFICATES_MAX, Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, Enrolments, Image, LOG_KEPT,
-    LastUse, LogEntry, LogPart, Logged, ReadEnrolments, TOKENS_MAX, Token, TokenEnd, TokenError, Wish, cut_off, ended,
-    expired, is_outlived, issued, joined, judge, made, restored, revoked,
+    LastUse, LogChain, LogEntry, LogPart, LogRow, LogWritten, Logged, ReadEnrolments, Shown, TOKENS_MAX, Token,
+    TokenEnd, TokenError, Wish, chained, cut_off, ended, expired, is_outlived, issued, joined, judge, made, met,
+    restored, revoked, start,
 };
 use crate::error::StoreError;
 use crate::limits::AUDIT_READ_MAX;
 use crate::memory::MemoryStore;
+use tfo_crypto::checksum::sha256;
+use tfo_engine::chained_log::LogEnd;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
@@ -22,7 +25,7 @@ pub(crate) struct Book {
     tokens: BTreeMap<TokenId, Token>,
     certificates: BTreeMap<SerialNumber, Certificate>,
     cut_offs: BTreeMap<u64, CutOff>,
-    log: BTreeMap<u64, LogEntry>,
+    log: BTreeMap<u64, LogWritten>,
 }
 
 impl Book {
@@ -44,13 +47,22 @@ impl Book {
     }
 
     fn log(&mut self, entries: impl IntoIterator<Item = LogEntry>) {
-        for entry in entries {
-            let number = self.log.last_key_value().map_or(0, |(last, _)| *last) + 1;
-            self.log.insert(number, entry);
-        }
+        let (written, _) = chained(self.log_end().chain, entries);
+        self.take_log(written);
+    }
+
+    fn take_log(&mut self, written: Vec<LogWritten>) {
+        let first = self.log_end().number + 1;
+        self.log.extend((first..).zip(written));
         while self.log.len() as u64 > LOG_KEPT {
             self.log.pop_first();
         }
+    }
+
+    fn log_end(&self) -> LogEnd {
+        let last = self.log.last_key_value();
+        let (number, chain) = last.map_or_else(|| (0, start()), |(number, last)| (*number, last.digest(sha256)));
+        LogEnd { number, chain, kept: LOG_KEPT }
     }
 
     /// Revokes what is not revoked yet of what `wanted` says; gives how many.
@@ -154,6 +166,16 @@ impl Enrolments for MemoryStore {
         Ok(replaced > 0)
     }
 
+    fn meet(&self, shown: &Shown<'_>) -> Result<bool, StoreError> {
+        let mut book = self.book();
+        if book.certificates.contains_key(&shown.serial) || book.certificates.len() >= CERTIFICATES_MAX {
+            return Ok(false);
+        }
+        book.certificates.insert(shown.serial, shown.certificate());
+        book.log([met(shown)]);
+        Ok(true)
+    }
+
     fn certificates(&self, node: &NodeId) -> Result<Vec<Certificate>, StoreError> {
         Ok(self.book().of(node))
     }
@@ -181,7 +203,8 @@ impl Enrolments for MemoryStore {
 
     fn log(&self, part: LogPart) -> Result<Vec<Logged>, StoreError> {
         let book = self.book();
-        let logged = |(number, entry): (&u64, &LogEntry)| Logged { number: *number, entry: entry.clone() };
+        let logged =
+            |(number, written): (&u64, &LogWritten)| Logged { number: *number, entry: written.entry().clone() };
         Ok(match part {
             LogPart::After(number) => {
                 book.log.range(number.saturating_add(1)..).take(AUDIT_READ_MAX).map(logged).collect()
@@ -192,6 +215,17 @@ impl Enrolments for MemoryStore {
                 last
             }
         })
+    }
+
+    fn log_chain(&self, after: u64) -> Result<LogChain, StoreError> {
+        let book = self.book();
+        let row = |(number, written): (&u64, &LogWritten)| LogRow {
+            number: *number,
+            text: written.text().to_owned(),
+            is_intact: true,
+        };
+        let rows = book.log.range(after.saturating_add(1)..).take(AUDIT_READ_MAX).map(row).collect();
+        Ok(LogChain { end: book.log_end(), rows })
     }
 
     fn add_to_log(&self, entries: &[LogEntry]) -> Result<(), StoreError> {
@@ -221,7 +255,7 @@ impl Enrolments for MemoryStore {
         }
         if before != (book.tokens.len(), book.certificates.len(), book.cut_offs.len()) || revoked > 0 {
             if book.log.is_empty() {
-                book.log(image.log.iter().cloned());
+                book.take_log(image.log.clone());
             }
             book.log([restored(image, at)]);
         }

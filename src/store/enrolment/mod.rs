@@ -5,7 +5,7 @@
 //! * A use of a token is taken in the transaction that records the certificate, or neither happens.
 //! * A public key is certified once, so a request that was seen on its way is of no use again.
 //! * Of a name that has a certificate, the newest one stays recorded when it has ended: such a node may come back.
-//! * A change has its entry in the log in the same transaction.
+//! * A change has its entry in the log in the same transaction, and the log is a chain.
 //!
 //! Must not know: secrets (only hashes of them), keys, what is signed.
 
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contract::ReadStore;
 use super::error::{CommitError, StoreError};
+use tfo_crypto::checksum::sha256;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
 use tfo_model::serial::SerialNumber;
@@ -31,8 +32,8 @@ pub use cut_off::CutOff;
 pub use image::Image;
 pub(crate) use image::{ended, joined, restored};
 pub(crate) use judge::{Recorded, is_outlived, judge};
-pub use log::{LogEntry, LogPart, Logged};
-pub(crate) use log::{cut_off, expired, issued, made, revoked};
+pub use log::{LogChain, LogEntry, LogPart, LogRow, LogWritten, Logged};
+pub(crate) use log::{chained, cut_off, end_of, expired, issued, made, met, revoked, start};
 pub(crate) use memory::Book;
 
 /// Most tokens, ended ones included.  An operator makes one for a batch of nodes.
@@ -136,7 +137,7 @@ pub struct Certificate {
     pub node: NodeId,
     /// Hash of its public key.
     pub key: Digest,
-    /// When it was issued.
+    /// When it was issued; of one that was not recorded, when it was first shown ([`Shown`]).
     pub issued_at: UnixTime,
     /// When it ends.
     pub not_after: UnixTime,
@@ -184,6 +185,37 @@ pub struct Wish<'a> {
     pub key: Option<&'a Digest>,
     /// Why.
     pub claim: Claim<'a>,
+}
+
+/// A certificate that a node shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown<'a> {
+    /// Its serial number.
+    pub serial: SerialNumber,
+    /// The node.
+    pub node: &'a NodeId,
+    /// When it ends.
+    pub not_after: UnixTime,
+    /// Now.
+    pub at: UnixTime,
+    /// Where the node is.
+    pub from: Option<IpAddr>,
+}
+
+impl Shown<'_> {
+    /// As it is recorded.  Its public key is not at hand where it is shown; a hash of its serial number takes that place, so such
+    /// a key could be certified once more, for the one that has it already.
+    pub(crate) fn certificate(&self) -> Certificate {
+        Certificate {
+            serial: self.serial,
+            node: self.node.clone(),
+            key: Digest(sha256(format!("shown {}", self.serial).as_bytes())),
+            issued_at: self.at,
+            not_after: self.not_after,
+            token: None,
+            revoked_at: None,
+        }
+    }
 }
 
 /// Why no certificate is issued; nothing was changed.
@@ -311,6 +343,13 @@ pub trait Enrolments: ReadEnrolments {
     /// Fails without a change if the claim does not hold.
     fn record(&self, certificate: &Certificate, claim: Claim<'_>, from: Option<IpAddr>) -> Result<bool, EnrolError>;
 
+    /// Records a certificate that a node has shown, if none of its serial number is recorded: it was issued after the backup that
+    /// was restored, or by hand.  From then on it is revoked with its node as every other.  Gives whether it was recorded.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    fn meet(&self, shown: &Shown<'_>) -> Result<bool, StoreError>;
+
     /// The certificates of a node, the oldest first.
     ///
     /// # Errors
@@ -347,6 +386,12 @@ pub trait Enrolments: ReadEnrolments {
     /// # Errors
     /// Fails if the store cannot be read.
     fn log(&self, part: LogPart) -> Result<Vec<Logged>, StoreError>;
+
+    /// The log as it is stored, be it right or not, after an entry; and what it must lead to.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    fn log_chain(&self, after: u64) -> Result<LogChain, StoreError>;
 
     /// Adds entries that go with no change of the store: refused attempts, which the caller has counted and folded.
     ///

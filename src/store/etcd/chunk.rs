@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use tfo_engine::rollout::parts::{Entry, Excluded, Later, Parts, Roster, Writes};
+use tfo_engine::rollout::parts::{Entry, Excluded, Later, Parts, Roster, Shared, Writes};
 use tfo_engine::rollout::record::Exclusion;
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -38,9 +38,9 @@ pub(super) struct RosterChunk {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) removed: BTreeSet<NodeId>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) entries: BTreeMap<NodeId, Entry>,
+    pub(super) entries: BTreeMap<NodeId, Shared<Entry>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) acks: BTreeMap<NodeId, Later>,
+    pub(super) acks: BTreeMap<NodeId, Shared<Later>>,
 }
 
 impl RosterChunk {

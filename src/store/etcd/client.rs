@@ -17,13 +17,14 @@ use super::auth::{Asked, EtcdUser, Given, Shown, Token};
 use super::failure::Failure;
 use super::wire::{Pair, Range, Transacted, Transaction};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A read of a few keys.
+/// How long a coordinator that serves waits for a read of a few keys.  Not longer: a read is what confirms a coordinator's copy, and
+/// one that a stopped member does not answer goes to the next, which has to answer before the coordinator is blind: after five
+/// seconds with the shortest `absent_after`.  Not shorter: a leader whose disk takes half a second for each `fdatasync` answers in
+/// time (rows 1 and 4 of docs/reference/fault-matrix.md), and a new one is elected within the second.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// A page of a large read.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than etcd itself waits for a leader in the common case.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// See there.
+const BLIND_AFTER_MIN: Duration = Duration::from_secs(5);
+const _: () = assert!(READ_TIMEOUT.as_millis() * 2 < BLIND_AFTER_MIN.as_millis(), "two members, one after another");
 /// Keys of one page; a value is at most a megabyte.
 const PAGE_KEYS: i64 = 64;
 /// Longest answer: a page of the largest values, as base64.
@@ -47,6 +48,52 @@ pub struct EtcdSettings {
     pub tls: rustls::ClientConfig,
     /// The user, if etcd has users.
     pub user: Option<EtcdUser>,
+    /// The latest schema that this program writes: [`ETCD_SCHEMA`](crate::ETCD_SCHEMA).
+    pub newest_schema: i64,
+    /// How long it waits for the members.
+    pub patience: Patience,
+}
+
+/// How long a client waits for a member before it asks the next one, or gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A coordinator that serves: nodes wait for it, and it has to know in time that it is blind (docs/protocol.md#rule-7).
+    Serving,
+    /// A command: a late answer is better than none, and on a busy machine a lone member may need seconds.
+    Command,
+}
+
+impl Patience {
+    const fn connect(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Serving => 1,
+            Self::Command => 5,
+        })
+    }
+
+    /// For a few keys.
+    const fn read(self) -> Duration {
+        match self {
+            Self::Serving => READ_TIMEOUT,
+            Self::Command => Duration::from_secs(10),
+        }
+    }
+
+    /// For a page of a large read.
+    const fn page(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Serving => 5,
+            Self::Command => 15,
+        })
+    }
+
+    /// For a transaction that may write: longer than etcd itself waits for a leader in the common case.
+    const fn write(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Serving => 3,
+            Self::Command => 10,
+        })
+    }
 }
 
 /// Connections to the members.
@@ -54,6 +101,7 @@ pub struct EtcdSettings {
 pub(super) struct Client {
     http: reqwest::Client,
     urls: Vec<Url>,
+    patience: Patience,
     user: Option<EtcdUser>,
     token: Token,
     /// The member that is asked first.
@@ -75,14 +123,14 @@ struct Call {
 
 impl Client {
     pub(super) fn new(settings: EtcdSettings) -> Result<Self, Failure> {
-        let EtcdSettings { urls, tls, user, .. } = settings;
+        let EtcdSettings { urls, tls, user, patience, .. } = settings;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(concat!("tfo-fleet/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(patience.connect())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         let failed = |what: String| Failure::Refused { url: "this host".to_owned(), what };
@@ -95,7 +143,7 @@ impl Client {
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let (at, cluster) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { http, urls, user, token: Token::default(), at, cluster, runtime: Some(runtime) })
+        Ok(Self { http, urls, patience, user, token: Token::default(), at, cluster, runtime: Some(runtime) })
     }
 
     /// The runtime; for what runs beside the calls.
@@ -105,17 +153,23 @@ impl Client {
 
     /// Reads few keys, of one revision.
     pub(super) fn read(&self, ranges: impl IntoIterator<Item = Range>) -> Result<Transacted, Failure> {
-        self.transact(Call { path: TRANSACT, timeout: READ_TIMEOUT, reads: true }, &Transaction::reading(ranges))
+        self.transact(
+            Call { path: TRANSACT, timeout: self.patience.read(), reads: true },
+            &Transaction::reading(ranges),
+        )
     }
 
     /// As [`Self::read`], if the answer may be long.
     pub(super) fn read_much(&self, ranges: impl IntoIterator<Item = Range>) -> Result<Transacted, Failure> {
-        self.transact(Call { path: TRANSACT, timeout: PAGE_TIMEOUT, reads: true }, &Transaction::reading(ranges))
+        self.transact(
+            Call { path: TRANSACT, timeout: self.patience.page(), reads: true },
+            &Transaction::reading(ranges),
+        )
     }
 
     /// Does one transaction, which may write.
     pub(super) fn write(&self, transaction: &Transaction) -> Result<Transacted, Failure> {
-        self.transact(Call { path: TRANSACT, timeout: WRITE_TIMEOUT, reads: false }, transaction)
+        self.transact(Call { path: TRANSACT, timeout: self.patience.write(), reads: false }, transaction)
     }
 
     /// Everything under a prefix as it was at one revision: that of `at`, or the present one if that is 0.
@@ -157,7 +211,7 @@ impl Client {
     pub(super) fn version(&self) -> Result<String, Failure> {
         self.runtime().block_on(async {
             let url = &self.urls[self.at.load(Ordering::Relaxed) % self.urls.len()];
-            let asked = self.http.get(join(url, "version")).timeout(READ_TIMEOUT).send().await;
+            let asked = self.http.get(join(url, "version")).timeout(self.patience.read()).send().await;
             let lost = |error: reqwest::Error| Failure::without_answer(url.as_str(), &error);
             let mut answer = asked.map_err(lost)?;
             let body = body(&mut answer).await.map_err(lost)?.unwrap_or_default();
@@ -166,6 +220,25 @@ impl Client {
             let foreign =
                 || Failure::Refused { url: url.to_string(), what: "it does not answer as etcd does".to_owned() };
             version.map(str::to_owned).ok_or_else(foreign)
+        })
+    }
+
+    /// What each member says of itself to monitoring, in the text format of Prometheus; none of those that say nothing there.
+    pub(super) fn metrics(&self) -> Vec<(String, String)> {
+        self.runtime().block_on(async {
+            let mut found = Vec::new();
+            for url in &self.urls {
+                let Ok(mut answer) = self.http.get(join(url, "metrics")).timeout(self.patience.read()).send().await
+                else {
+                    continue;
+                };
+                let is_good = answer.status().is_success();
+                if let (true, Ok(Some(body))) = (is_good, body(&mut answer).await) {
+                    let name = url.as_str().trim_end_matches('/').to_owned();
+                    found.push((name, String::from_utf8_lossy(&body).into_owned()));
+                }
+            }
+            found
         })
     }
 
@@ -234,7 +307,7 @@ impl Client {
         let make = async || {
             let asked = Asked { name: &user.name, password: &user.password };
             let body = Zeroizing::new(serde_json::to_vec(&asked).expect("plain data"));
-            let call = Call { path: "v3/auth/authenticate", timeout: READ_TIMEOUT, reads: true };
+            let call = Call { path: "v3/auth/authenticate", timeout: self.patience.read(), reads: true };
             // No token is made by a request whose outcome is open: nothing of the store is changed by it.
             let answer = self.post(url, call, &body, None).await.map_err(|failure| match failure {
                 Failure::Open { url, what } | Failure::Token { url, what } => Failure::Away { url, what },

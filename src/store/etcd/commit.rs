@@ -6,6 +6,7 @@ use super::keys::PoolKeys;
 use super::reader::{At, PoolHead};
 use super::wire::{Compare, Operation, Pair, Range, Ranged, Transaction};
 use super::{EtcdStore, fence, mark, value};
+use crate::chain::ChainHead;
 use crate::check::{self, KeyPlan};
 use crate::contract::Erasure;
 use crate::error::{CommitError, StoreError};
@@ -31,6 +32,8 @@ struct Stored {
     written_at: i64,
     document: Document,
     slots: Slots,
+    /// Revision of etcd at which the sealed keys were written: a rekey may write them, too.
+    sealed_at: i64,
     outs: i64,
 }
 
@@ -48,19 +51,23 @@ impl EtcdStore {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: stored.head.revision });
         }
         let plan = check::plan(&stored.document, proposal, keys)?;
-        let erases = plan.erases;
+        let (erases, sealing) = (plan.erases, self.reader.sealing());
         let transaction = Transaction {
             compare: vec![
-                Compare::is(&self.reader.keys.meta(), &self.reader.meta),
+                Compare::is(&self.reader.keys.meta(), &self.reader.meta()),
+                Compare::is(&self.reader.keys.kek(), &sealing.value),
+                Compare::is_of(&at.keys(), stored.sealed_at),
                 Compare::is_of(&at.head, stored.written_at),
                 fence(&at, &by.name, by.last),
             ],
-            success: self.committed(&at, &stored.slots, proposal, &plan)?,
+            success: self.committed(&at, &stored, proposal, &plan)?,
             failure: self.looks(&at, by),
         };
         let mut done = self.reader.client.write(&transaction).map_err(self.reader.failed("commit to"))?;
         if !done.succeeded {
             let revision = self.judge(pool, by, done.take_ranges())?;
+            // It may have been a rekey: then this is tried again, and seals with the next key.
+            self.reader.take_kek(sealing.keks)?;
             return Err(CommitError::Conflict { expected: proposal.expected, stored: revision });
         }
         if proposal.changes_parts() && stored.outs > 0 && stored.outs % OUTS_MAX == 0 {
@@ -90,13 +97,16 @@ impl EtcdStore {
         let stamp: Option<Stamp> = self.reader.parse_one(ranges.next())?;
         check::fence(by, stamp)?;
         let document: Option<Document> = self.reader.parse_one(ranges.next())?;
-        let slots = self.reader.parse_slots(ranges.next())?;
+        let sealed = ranges.next();
+        let sealed_at = sealed.as_ref().and_then(|range| range.kvs.first()).map_or(0, |pair| pair.mod_revision);
+        let slots = self.reader.parse_slots(sealed)?;
         let missing = || self.reader.damaged(format!("the document of pool {pool} is missing"));
         Ok(Stored {
             written_at: head.mod_revision,
             head: self.reader.parse(&head)?,
             document: document.ok_or_else(missing)?,
             slots,
+            sealed_at,
             outs: ranges.next().unwrap_or_default().count,
         })
     }
@@ -105,16 +115,18 @@ impl EtcdStore {
     fn committed(
         &self,
         at: &PoolKeys,
-        slots: &Slots,
+        stored: &Stored,
         proposal: &Proposal,
         plan: &KeyPlan<'_>,
     ) -> Result<Vec<Operation>, CommitError> {
         let revision = proposal.document.revision;
         let entry = at.entry(revision);
-        let mut done = self.document(at, &proposal.document)?;
-        done.push(Operation::put(&entry, value::print(&entry, &proposal.audit)));
+        let mut chain = stored.head.chain();
+        let written = chain.add(&proposal.document, proposal.audit.clone(), AUDIT_KEPT);
+        let mut done = self.document(at, &proposal.document, chain)?;
+        done.push(Operation::put(&entry, value::print_text(&entry, written.text())));
         if !plan.add.is_empty() || plan.erases {
-            done.push(self.sealed(at, slots, &proposal.document, plan)?);
+            done.push(self.sealed(at, &stored.slots, &proposal.document, plan)?);
         }
         if proposal.changes_parts() {
             let key = at.out(revision.get());
@@ -130,9 +142,15 @@ impl EtcdStore {
     }
 
     /// Head, document and position.
-    pub(super) fn document(&self, at: &PoolKeys, document: &Document) -> Result<Vec<Operation>, StoreError> {
+    pub(super) fn document(
+        &self,
+        at: &PoolKeys,
+        document: &Document,
+        chain: ChainHead,
+    ) -> Result<Vec<Operation>, StoreError> {
         let put = |key: &str, value: Vec<u8>| Operation::put(key, value);
-        let (head, text, mark) = (PoolHead { revision: document.revision }, at.document(), At { mark: mark()? });
+        let head = PoolHead { revision: document.revision, chain: chain.digest, first: chain.first };
+        let (text, mark) = (at.document(), At { mark: mark()? });
         Ok(vec![
             put(&at.head, value::print(&at.head, &head)),
             put(&text, value::print(&text, document)),
@@ -148,10 +166,11 @@ impl EtcdStore {
         document: &Document,
         plan: &KeyPlan<'_>,
     ) -> Result<Operation, StoreError> {
-        let mut slots = slots.clone();
+        let (mut slots, sealing) = (slots.clone(), self.reader.sealing());
         slots.keep_only(&plan.keep);
+        let sealer = self.reader.sealer(&sealing)?;
         for (epoch, key) in &plan.add {
-            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+            let sealed = sealer.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
                 step: "seal a key for",
                 place: self.reader.place.clone(),
                 source: error.into(),
@@ -177,9 +196,9 @@ impl EtcdStore {
     ) -> Result<Revision, CommitError> {
         let [meta, head, stamp] = [looked.next(), looked.next(), looked.next()];
         let meta = meta.and_then(|mut meta| meta.kvs.pop());
-        self.is_replaced(meta.as_ref().map(|meta| &meta.value.0[..]))?;
+        self.reader.take_over_meta(meta.as_ref().map(|meta| &meta.value.0[..]))?;
         let head: Option<PoolHead> = self.reader.parse_one(head)?;
-        let PoolHead { revision } = head.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        let PoolHead { revision, .. } = head.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
         check::fence(by, self.reader.parse_one(stamp)?)?;
         Ok(revision)
     }
@@ -201,7 +220,7 @@ impl EtcdStore {
         if put.bytes() > CHUNK_BYTES_MAX || first.name() == last.name() {
             return Ok(());
         }
-        let mut compare = vec![Compare::is(&self.reader.keys.meta(), &self.reader.meta)];
+        let mut compare = vec![Compare::is(&self.reader.keys.meta(), &self.reader.meta())];
         compare.extend(pairs.iter().map(|pair| Compare::is_of(pair.name(), pair.mod_revision)).take(OPERATIONS_MAX));
         if pairs.len() > OPERATIONS_MAX {
             return Ok(());

@@ -10,6 +10,7 @@ use super::keys::PoolKeys;
 use super::reader::{At, LastChunk};
 use super::wire::{Compare, Operation, Transaction};
 use super::{EtcdStore, mark, value};
+use crate::chain::ChainHead;
 use crate::check;
 use crate::contract::PoolImage;
 use crate::error::{CommitError, StoreError};
@@ -32,11 +33,13 @@ impl EtcdStore {
         let document = &image.content.snapshot().document;
         let plan = check::plan_first(document, image.keys, image.audit)?;
         for _ in 0..TRIES {
+            // A rekey may have come in between.
+            self.reader.take_kek(self.reader.sealing().keks)?;
             let maker = At { mark: mark()? };
             if !self.begin(&at, maker)? {
                 return Err(CommitError::PoolExists { pool: pool.clone() });
             }
-            let mut last = self.document(&at, document)?;
+            let mut last = self.document(&at, document, ChainHead::after(&document.pool_id, image.audit))?;
             last.push(self.sealed(&at, &Slots::default(), document, &plan)?);
             last.push(Operation::put(&at.parts(), Vec::new()));
             last.push(Operation::delete(&at.maker()));
@@ -71,7 +74,9 @@ impl EtcdStore {
     }
 
     fn compares_absent(&self, at: &PoolKeys) -> Vec<Compare> {
-        vec![Compare::is(&self.reader.keys.meta(), &self.reader.meta), Compare::is_absent(&at.head)]
+        let meta = Compare::is(&self.reader.keys.meta(), &self.reader.meta());
+        let kek = Compare::is(&self.reader.keys.kek(), &self.reader.sealing().value);
+        vec![meta, kek, Compare::is_absent(&at.head)]
     }
 
     fn put_if_maker(&self, at: &PoolKeys, maker: At, success: Vec<Operation>) -> Result<bool, StoreError> {
@@ -87,7 +92,7 @@ impl EtcdStore {
         if !done.succeeded {
             let meta = self.reader.client.read([super::wire::Range::one(&self.reader.keys.meta())]);
             let meta = meta.map_err(self.reader.unread())?.take_ranges().next().and_then(|mut meta| meta.kvs.pop());
-            self.is_replaced(meta.as_ref().map(|meta| &meta.value.0[..]))?;
+            self.reader.take_over_meta(meta.as_ref().map(|meta| &meta.value.0[..]))?;
         }
         Ok(done.succeeded)
     }
@@ -126,9 +131,9 @@ fn rest(at: &PoolKeys, image: &PoolImage<'_>) -> Vec<Operation> {
         put(key, value);
     }
     let kept = image.audit.len().saturating_sub(usize::try_from(super::commit::AUDIT_KEPT).unwrap_or(usize::MAX));
-    for entry in &image.audit[kept..] {
-        let key = at.entry(entry.revision);
-        let value = value::print(&key, entry);
+    for written in &image.audit[kept..] {
+        let key = at.entry(written.link().entry.revision);
+        let value = value::print_text(&key, written.text());
         put(key, value);
     }
     puts

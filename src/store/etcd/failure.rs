@@ -73,12 +73,23 @@ const TOKEN: [&str; 5] = [
     "auth token is not provided",
 ];
 
+/// What keeps a gateway from its own member for good.
+const BY_CERTIFICATE: &str = "with --client-cert-auth the certificate of etcd itself needs the usage clientAuth, too";
+
+/// What a cluster with users lacks of us.
+const BY_NAME: &str = "etcd has users, and takes none by the name in a certificate from its JSON gateway: set store.user and store.password";
+
+/// A gateway of a cluster with users takes no request at all of a certificate that has a common name, with or without a
+/// token.
+const NAMED: &str = "etcd has users, and its JSON gateway takes no client certificate with a CommonName: set store.user and store.password, and make a certificate whose subject has none";
+
 impl Failure {
     /// Sorts an answer that is not 200.
     pub(super) fn of(url: &str, status: u16, body: &[u8]) -> Self {
         let (url, text) = (url.to_owned(), Complaint::text_of(body));
         let what = format!("{text} ({status})");
         if TOKEN.iter().any(|token| text.contains(token)) {
+            let what = if text.contains("user name is empty") { format!("{what}: {BY_NAME}") } else { what };
             return Self::Token { url, what };
         }
         match status {
@@ -90,13 +101,18 @@ impl Failure {
                 url,
                 what: format!("there is no JSON gateway; start etcd with --enable-grpc-gateway ({status})"),
             },
-            503 if text.contains("code = Unavailable") && text.contains("bad certificate") => Self::Refused {
-                url,
-                what: format!(
-                    "{what}: with --client-cert-auth the certificate of etcd itself needs the usage clientAuth, too"
-                ),
-            },
+            503 if text.contains("code = Unavailable") && text.contains("bad certificate") => {
+                Self::Refused { url, what: format!("{what}: {BY_CERTIFICATE}") }
+            }
+            // A user is configured, and etcd has none.
+            412 if text.contains("authentication is not enabled") => Self::Refused { url, what },
+            400 if text.contains("CommonName of client") => Self::Refused { url, what: format!("{what}: {NAMED}") },
             400 | 403 | 429 => Self::Refused { url, what },
+            // The gateway has no connection to its own member: what it says is not the member's.  It may be starting, or ending
+            // with our write on its way.
+            503 if !text.contains("etcdserver:") => {
+                Self::Open { url, what: format!("{what}: the gateway does not reach its member; {BY_CERTIFICATE}") }
+            }
             _ => Self::Open { url, what },
         }
     }
@@ -178,12 +194,15 @@ mod tests {
             (400, "etcdserver: mvcc: required revision is a future revision", "future"),
             (400, "etcdserver: too many operations in txn request", "refused"),
             (400, "etcdserver: user name is empty", "token"),
+            (400, "CommonName of client sending a request against gateway will be ignored", "refused"),
             (400, "etcdserver: revision of auth store is old", "token"),
             (401, "etcdserver: invalid auth token", "token"),
             (403, "etcdserver: permission denied", "refused"),
             (404, "404 page not found", "refused"),
+            (412, "etcdserver: authentication is not enabled", "refused"),
             (429, "etcdserver: mvcc: database space exceeded", "quota"),
             (429, "etcdserver: request is too large", "refused"),
+            (503, "connection closed", "open"),
             (503, "etcdserver: leader changed", "open"),
             (503, "etcdserver: no leader", "open"),
             (504, "etcdserver: request timed out", "open"),

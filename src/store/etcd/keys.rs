@@ -2,7 +2,8 @@
 //!
 //! | key, under the prefix | value | written by |
 //! |---|---|---|
-//! | `meta` | schema, identity, check of the key-encryption key; compared by every transaction | the first start |
+//! | `meta` | schema, identity; compared by every transaction | the first start |
+//! | `kek` | which key-encryption key seals; compared by every transaction that seals | the first start, rekey |
 //! | `c/NAME` | the process that has this name | its start and its end |
 //! | `d/POOL` | revision of the document: what a commit compares and swaps | commits |
 //! | `p/POOL/at` | a random number: the state of the pool of this moment | every transaction |
@@ -13,11 +14,22 @@
 //! | `p/POOL/n/NAME/NUMBER` | sessions and acks, a chunk for each write, or of several that were put together | NAME |
 //! | `p/POOL/w/NAME` | number of the last chunk, and how many there are | NAME |
 //! | `l/POOL/REVISION` | audit entry | commits |
+//! | `e/at` | number and digest of the last entry of the log of enrolment, number of certificates: compared and written by every change of enrolment | any |
+//! | `e/t/TOKEN` | token, without its secret | any |
+//! | `e/n/NODE/SERIAL` | certificate | any |
+//! | `e/k/HASH` | which certificate has this public key | any |
+//! | `e/r/SERIAL` | the same certificate once more, if it is revoked: what a revocation list is made of | any |
+//! | `e/c/ID/PART` | plan to cut nodes off; a long one in several parts | any |
+//! | `e/l/NUMBER` | entry of the log of enrolment | any |
 //!
 //! Numbers have twenty digits, so that keys are in their order.
 
+use std::fmt::Write;
+
+use crate::enrolment::Digest;
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName, TokenId};
+use tfo_model::serial::SerialNumber;
 
 /// The names of all keys under one prefix.
 #[derive(Debug, Clone)]
@@ -49,6 +61,15 @@ impl Keys {
         format!("{}meta", self.prefix)
     }
 
+    pub(super) fn kek(&self) -> String {
+        format!("{}kek", self.prefix)
+    }
+
+    /// What the names of all coordinators begin with.
+    pub(super) fn names(&self) -> String {
+        format!("{}c/", self.prefix)
+    }
+
     pub(super) fn name(&self, name: &CoordinatorName) -> String {
         format!("{}c/{name}", self.prefix)
     }
@@ -56,6 +77,10 @@ impl Keys {
     /// What the heads of all pools begin with.
     pub(super) fn heads(&self) -> String {
         format!("{}d/", self.prefix)
+    }
+
+    pub(super) fn enrolment(&self) -> EnrolmentKeys {
+        EnrolmentKeys { all: format!("{}e/", self.prefix) }
     }
 
     pub(super) fn pool(&self, pool: &PoolName) -> PoolKeys {
@@ -128,6 +153,75 @@ impl PoolKeys {
 
     pub(super) fn entry(&self, revision: Revision) -> String {
         format!("{}{:020}", self.log, revision.get())
+    }
+}
+
+/// The keys of tokens and certificates.
+#[derive(Debug, Clone)]
+pub(super) struct EnrolmentKeys {
+    /// What all of them begin with.
+    pub(super) all: String,
+}
+
+impl EnrolmentKeys {
+    pub(super) fn at(&self) -> String {
+        format!("{}at", self.all)
+    }
+
+    pub(super) fn tokens(&self) -> String {
+        format!("{}t/", self.all)
+    }
+
+    pub(super) fn token(&self, id: &TokenId) -> String {
+        format!("{}{id}", self.tokens())
+    }
+
+    pub(super) fn certificates(&self) -> String {
+        format!("{}n/", self.all)
+    }
+
+    pub(super) fn certificates_of(&self, node: &NodeId) -> String {
+        format!("{}{node}/", self.certificates())
+    }
+
+    pub(super) fn certificate(&self, node: &NodeId, serial: &SerialNumber) -> String {
+        format!("{}{serial}", self.certificates_of(node))
+    }
+
+    pub(super) fn public_key(&self, key: &Digest) -> String {
+        let hex = key.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("a string takes all");
+            hex
+        });
+        format!("{}k/{hex}", self.all)
+    }
+
+    pub(super) fn all_revoked(&self) -> String {
+        format!("{}r/", self.all)
+    }
+
+    pub(super) fn revoked(&self, serial: &SerialNumber) -> String {
+        format!("{}{serial}", self.all_revoked())
+    }
+
+    pub(super) fn plans(&self) -> String {
+        format!("{}c/", self.all)
+    }
+
+    pub(super) fn plan(&self, id: u64) -> String {
+        format!("{}{id:016x}/", self.plans())
+    }
+
+    pub(super) fn plan_part(&self, id: u64, part: usize) -> String {
+        format!("{}{part:04}", self.plan(id))
+    }
+
+    pub(super) fn log(&self) -> String {
+        format!("{}l/", self.all)
+    }
+
+    pub(super) fn entry(&self, number: u64) -> String {
+        format!("{}{number:020}", self.log())
     }
 }
 

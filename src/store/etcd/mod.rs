@@ -17,12 +17,16 @@ mod chunk;
 mod client;
 mod commit;
 mod create;
+mod enrolment;
+mod examine;
 mod failure;
 mod keys;
 mod name;
 mod open;
 mod reader;
+mod rekey;
 mod roster;
+mod schema;
 mod value;
 mod watch;
 mod wire;
@@ -32,19 +36,22 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 pub use self::auth::EtcdUser;
-pub use self::client::EtcdSettings;
+pub use self::client::{EtcdSettings, Patience};
 use self::name::HeldName;
 pub use self::reader::EtcdReader;
 use self::roster::Own;
+pub use self::schema::ETCD_SCHEMA;
 use self::watch::Watch;
 pub use self::watch::WatchCounts;
+use crate::chain::ChainPart;
 use crate::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
 use crate::error::{CommitError, StoreError};
-use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_crypto::seal::{KekId, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::{Stamp, Writer, Writes};
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::time::UnixTime;
 
 /// Pools of a cluster.
 #[derive(Debug)]
@@ -54,7 +61,7 @@ pub struct EtcdStore {
     /// Where the rosters that this process writes end.
     own: Mutex<BTreeMap<(PoolName, CoordinatorName), Own>>,
     /// The name of this process; none for a command.
-    name: Option<HeldName>,
+    name: Mutex<Option<HeldName>>,
     reader: EtcdReader,
 }
 
@@ -63,8 +70,8 @@ impl EtcdStore {
     ///
     /// # Errors
     /// As [`EtcdReader::open`], and if the store cannot be made.
-    pub fn open(settings: EtcdSettings, key: KeyEncryptionKey) -> Result<Self, StoreError> {
-        let mut reader = EtcdReader::connect(settings, key)?;
+    pub fn open(settings: EtcdSettings, keks: impl Into<KeyEncryptionKeys>) -> Result<Self, StoreError> {
+        let mut reader = EtcdReader::connect(settings, keks.into())?;
         if !reader.take_meta()? {
             reader.make_meta()?;
             if !reader.take_meta()? {
@@ -72,19 +79,20 @@ impl EtcdStore {
             }
         }
         let watch = Watch::default();
-        Ok(Self { watch, own: Mutex::default(), name: None, reader })
+        Ok(Self { watch, own: Mutex::default(), name: Mutex::default(), reader })
     }
 
     /// Takes a coordinator's name for this process, until it ends.  `lock` is a file on this host: a process that has it
     /// knows that an earlier one of this host is dead.
     ///
-    /// If the last process of this name may still be alive elsewhere, this waits for some beats.
+    /// If the last process of this name may still be alive elsewhere, this waits for some beats.  The schema of the store is
+    /// raised if this process is the last one that it has waited for.
     ///
     /// # Errors
     /// Fails with [`StoreError::InUse`] if it is, and if the store or the file cannot be used.
-    pub fn take_name(&mut self, name: &CoordinatorName, lock: &Path) -> Result<(), StoreError> {
-        self.name = Some(HeldName::take(&self.reader, name, lock)?);
-        Ok(())
+    pub fn take_name(&self, name: &CoordinatorName, lock: &Path, now: UnixTime) -> Result<(), StoreError> {
+        *locked(&self.name) = Some(HeldName::take(&self.reader, name, lock)?);
+        self.reader.raise_schema(now)
     }
 
     /// What has happened to the stream of changes.
@@ -92,19 +100,11 @@ impl EtcdStore {
     pub fn watched(&self) -> WatchCounts {
         self.watch.counts()
     }
-
-    /// Whether what failed because of another `meta` has another store in its place.
-    fn is_replaced(&self, meta: Option<&[u8]>) -> Result<(), StoreError> {
-        match meta {
-            Some(meta) if meta == self.reader.meta => Ok(()),
-            Some(_) | None => Err(StoreError::Gone { place: self.reader.place.clone() }),
-        }
-    }
 }
 
 impl Drop for EtcdStore {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
+        if let Some(name) = locked(&self.name).take() {
             name.release(&self.reader);
         }
     }
@@ -127,8 +127,16 @@ impl ReadStore for EtcdStore {
         self.reader.document(pool)
     }
 
+    fn sealed_by(&self) -> Result<Option<KekId>, StoreError> {
+        self.reader.sealed_by()
+    }
+
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.reader.audit(pool, after)
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        self.reader.chain(pool, after)
     }
 }
 
@@ -159,6 +167,14 @@ impl Store for EtcdStore {
 
     fn tell(&self, pool: &PoolName, told: Box<dyn Fn() + Send + Sync>) {
         self.watch.tell(&self.reader, pool, told);
+    }
+
+    fn set_keys(&self, keys: KeyEncryptionKeys) -> Result<(), StoreError> {
+        self.reader.take_kek(keys)?;
+        if let Some(name) = locked(&self.name).as_mut() {
+            name.tell_keys(&self.reader)?;
+        }
+        Ok(())
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

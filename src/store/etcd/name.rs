@@ -20,6 +20,7 @@ use super::value;
 use super::wire::{Compare, Operation, Range, Transaction};
 use crate::contract::ReadStore;
 use crate::error::{Cause, StoreError};
+use tfo_crypto::seal::KekId;
 use tfo_engine::rollout::parts::Stamp;
 use tfo_model::ids::CoordinatorName;
 
@@ -30,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// `c/NAME`.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
+pub(super) struct Holder {
     /// Which lock file the process holds: boot, device and number of the file.
     lock: String,
     /// For people: process and host.
@@ -38,7 +39,25 @@ struct Holder {
     /// Version of the program; for people.
     release: String,
     /// The process has ended in order.
-    gone: bool,
+    pub(super) gone: bool,
+    /// The latest schema that it writes.
+    #[serde(default = "Holder::first_schema")]
+    pub(super) schema: i64,
+    /// The names of the key-encryption keys that it has: see [`super::rekey`].
+    #[serde(default)]
+    keys: Vec<String>,
+}
+
+impl Holder {
+    /// Of releases that did not say it.
+    const fn first_schema() -> i64 {
+        1
+    }
+
+    /// Whether the process may still run, and has not this key-encryption key.
+    pub(super) fn lacks(&self, kek: &KekId) -> bool {
+        !self.gone && !self.keys.iter().any(|own| own == kek.as_str())
+    }
 }
 
 /// A name that this process has; dropped, its lock is free.
@@ -68,11 +87,11 @@ impl HeldName {
         let uname = rustix::system::uname();
         let note = format!("pid {} on {}", std::process::id(), uname.nodename().to_string_lossy());
         let release = env!("CARGO_PKG_VERSION").to_owned();
-        let holder = Holder { lock: identity, note, release, gone: false };
+        let holder = Holder { lock: identity, note, release, gone: false, schema: reader.newest, keys: keks(reader) };
         let value = value::print(&key, &holder);
         let put = Transaction {
             compare: vec![
-                Compare::is(&reader.keys.meta(), &reader.meta),
+                Compare::is(&reader.keys.meta(), &reader.meta()),
                 Compare::is_of(&key, found.map_or(0, |pair| pair.mod_revision)),
             ],
             success: vec![Operation::put(&key, value.clone())],
@@ -83,6 +102,22 @@ impl HeldName {
             return Err(in_use(reader, name, "another process that has just started"));
         }
         Ok(Self { key, value, holder, _lock: file })
+    }
+
+    /// Says which key-encryption keys this process has now, if it still has the name.
+    pub(super) fn tell_keys(&mut self, reader: &EtcdReader) -> Result<(), StoreError> {
+        let holder = Holder { keys: keks(reader), ..self.holder.clone() };
+        let value = value::print(&self.key, &holder);
+        let put = Transaction {
+            compare: vec![Compare::is(&self.key, &self.value)],
+            success: vec![Operation::put(&self.key, value.clone())],
+            failure: Vec::new(),
+        };
+        let done = reader.client.write(&put).map_err(reader.failed("write"))?;
+        if done.succeeded {
+            (self.holder, self.value) = (holder, value);
+        }
+        Ok(())
     }
 
     /// Gives the name back, if this process still has it.  A courtesy: without it the next process elsewhere waits.
@@ -101,6 +136,11 @@ impl HeldName {
             Err(_) => tracing::error!("giving the name back panicked"),
         }
     }
+}
+
+/// The public names of what this process has.
+fn keks(reader: &EtcdReader) -> Vec<String> {
+    reader.sealing().keks.all().map(|key| key.id().to_string()).collect()
 }
 
 fn in_use(reader: &EtcdReader, name: &CoordinatorName, holder: &str) -> StoreError {

@@ -1,7 +1,7 @@
 //! Opening a store in etcd: the first coordinator makes `meta`, all others find it; every transaction compares it, so that an
-//! old program cannot write into what a newer one has made of it.
+//! old program cannot write into what a newer one has made of it (`schema`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,80 +9,111 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, EtcdSettings};
 use super::keys::Keys;
-use super::reader::EtcdReader;
+use super::reader::{EtcdReader, Sealing};
+use super::schema::{Meta, Schema};
 use super::value;
-use super::wire::{Compare, Operation, Range, Transaction};
+use super::wire::{Bytes, Compare, Operation, Pair, Range, Transaction};
 use crate::error::{Cause, StoreError};
 use tfo_crypto::random;
-use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
+use tfo_crypto::seal::{KekId, KeyEncryptionKey, KeyEncryptionKeys, SealedKey};
 
-/// The layout that this release writes.
-const SCHEMA: i64 = 1;
 /// Releases of etcd whose members can differ from each other after a crash, without a word
 /// (etcd.io/blog/2022/postmortem-inconsistency).
 const LOSES_DATA: [&str; 3] = ["3.5.0", "3.5.1", "3.5.2"];
 /// The first release that has every request that we make, under these paths.
 const OLDEST: [u32; 2] = [3, 4];
 
-/// `meta`.  Persisted.
+/// `kek`.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Meta {
-    schema: i64,
-    /// Identity of the store, hex.
-    store_id: String,
+struct Kek {
     /// Tells whether a key-encryption key is that of the store; base64.
-    key_check: String,
-}
-
-/// What can be read of every `meta`, also of a later release.
-#[derive(Debug, Deserialize)]
-struct Schema {
-    schema: i64,
+    check: String,
 }
 
 impl EtcdReader {
     /// Connects, and looks at nothing yet.
-    pub(super) fn connect(settings: EtcdSettings, key: KeyEncryptionKey) -> Result<Self, StoreError> {
-        let keys = Keys::new(settings.prefix.clone());
+    pub(super) fn connect(settings: EtcdSettings, keks: KeyEncryptionKeys) -> Result<Self, StoreError> {
+        let (keys, newest) = (Keys::new(settings.prefix.clone()), settings.newest_schema);
         let names = |client: &Client| format!("etcd at {}, {}", client.members(), keys.prefix());
         let client = Client::new(settings).map_err(|failure| failure.at("use", "etcd"))?;
         let place = names(&client);
-        Ok(Self { client: Arc::new(client), keys, place, key, meta: Vec::new() })
+        let sealing = RwLock::new(Sealing { keks, value: Vec::new() });
+        let client = Arc::new(client);
+        Ok(Self { client, keys, place, sealing, store_id: [0; 16], newest, held_meta: Mutex::default() })
     }
 
-    /// Takes `meta` over.  False: there is none.
+    /// Takes `meta` and `kek` over.  False: there is none.
     pub(super) fn take_meta(&mut self) -> Result<bool, StoreError> {
-        let range = Range::one(&self.keys.meta());
-        let mut read = self.client.read([range]).map_err(self.unread())?;
+        let ranges = [Range::one(&self.keys.meta()), Range::one(&self.keys.kek())];
+        let mut read = self.client.read(ranges).map_err(self.unread())?;
         self.check_release()?;
-        let Some(pair) = read.take_ranges().next().and_then(|mut range| range.kvs.pop()) else { return Ok(false) };
+        let mut ranges = read.take_ranges();
+        let Some(pair) = ranges.next().and_then(|mut range| range.kvs.pop()) else { return Ok(false) };
         let Schema { schema } = self.parse(&pair).map_err(|_| self.foreign("\"meta\" is not of this program"))?;
-        if schema > SCHEMA {
-            return Err(StoreError::Newer { place: self.place.clone(), found: schema, known: SCHEMA });
-        }
-        let Meta { store_id, key_check, .. } = self.parse(&pair)?;
+        self.can_write(schema)?;
+        let Meta { store_id, .. } = self.parse(&pair)?;
         let id = u128::from_str_radix(&store_id, 16).map(u128::to_be_bytes);
-        let check = STANDARD.decode(key_check).ok().and_then(|bytes| bytes.try_into().ok());
-        let (Ok(id), Some(check)) = (id, check) else { return Err(self.damaged("\"meta\" has no identity")) };
-        if !self.key.opens_check(&id, &SealedKey::from_bytes(check)) {
-            return Err(StoreError::WrongKey { place: self.place.clone() });
-        }
-        self.meta = pair.value.0;
+        self.store_id = id.map_err(|_| self.damaged("\"meta\" has no identity"))?;
+        let kek = ranges.next().and_then(|mut range| range.kvs.pop());
+        let kek = kek.ok_or_else(|| self.damaged("\"kek\" is missing"))?;
+        let keks = self.sealing().keks;
+        self.sealer_of(&kek, &keks)?;
+        self.set_sealing(Sealing { keks, value: kek.value.0 });
+        self.hold_meta(pair.value.0);
         Ok(true)
     }
 
-    /// Makes `meta`, unless another coordinator was faster.
+    /// The one of these keys that `kek` names.
+    fn sealer_of<'k>(&self, kek: &Pair, keks: &'k KeyEncryptionKeys) -> Result<&'k KeyEncryptionKey, StoreError> {
+        let Kek { check } = self.parse(kek)?;
+        let check = STANDARD.decode(check).ok().and_then(|bytes| bytes.try_into().ok());
+        let check = check.ok_or_else(|| self.damaged("\"kek\" has no check"))?;
+        let sealer = keks.of_check(&self.store_id, &SealedKey::from_bytes(check));
+        sealer.ok_or_else(|| StoreError::WrongKey { place: self.place.clone() })
+    }
+
+    /// The key that seals.
+    pub(super) fn sealer<'k>(&self, sealing: &'k Sealing) -> Result<&'k KeyEncryptionKey, StoreError> {
+        let key = self.keys.kek().as_str().into();
+        let pair = Pair { key, value: Bytes(sealing.value.clone()), ..Pair::default() };
+        self.sealer_of(&pair, &sealing.keks)
+    }
+
+    /// Reads `kek` again: a rekey may have changed it.
+    pub(super) fn read_kek(&self) -> Result<Pair, StoreError> {
+        let mut read = self.client.read([Range::one(&self.keys.kek())]).map_err(self.unread())?;
+        let found = read.take_ranges().next().and_then(|mut range| range.kvs.pop());
+        found.ok_or_else(|| self.damaged("\"kek\" is missing"))
+    }
+
+    /// Takes `kek` over as it is now, if one of these keys is the one that it names.
+    pub(super) fn take_kek(&self, keks: KeyEncryptionKeys) -> Result<KekId, StoreError> {
+        let kek = self.read_kek()?;
+        let id = self.sealer_of(&kek, &keks)?.id().clone();
+        self.set_sealing(Sealing { keks, value: kek.value.0 });
+        Ok(id)
+    }
+
+    /// A value of `kek` that names this key.
+    pub(super) fn kek_value(&self, kek: &KeyEncryptionKey, store_id: &[u8; 16]) -> Result<Vec<u8>, StoreError> {
+        let check = kek.seal_check(store_id).map_err(|error| self.unmade(error.into()))?;
+        Ok(value::print(&self.keys.kek(), &Kek { check: STANDARD.encode(check.as_bytes()) }))
+    }
+
+    fn unmade(&self, source: Cause) -> StoreError {
+        StoreError::Failed { step: "make", place: self.place.clone(), source }
+    }
+
+    /// Makes `meta` and `kek`, unless another coordinator was faster.
     pub(super) fn make_meta(&self) -> Result<(), StoreError> {
-        let failed = |source: Cause| StoreError::Failed { step: "make", place: self.place.clone(), source };
         let mut id = [0; 16];
-        random::fill(&mut id).map_err(|error| failed(error.into()))?;
-        let check = self.key.seal_check(&id).map_err(|error| failed(error.into()))?;
-        let store_id = format!("{:032x}", u128::from_be_bytes(id));
-        let made = Meta { schema: SCHEMA, store_id, key_check: STANDARD.encode(check.as_bytes()) };
-        let key = self.keys.meta();
+        random::fill(&mut id).map_err(|error| self.unmade(error.into()))?;
+        let made = Meta { schema: self.newest, store_id: format!("{:032x}", u128::from_be_bytes(id)) };
+        let (meta, kek) = (self.keys.meta(), self.keys.kek());
+        let sealer = self.kek_value(self.sealing().keks.present(), &id)?;
         let put = Transaction {
-            compare: vec![Compare::is_absent(&key)],
-            success: vec![Operation::put(&key, value::print(&key, &made))],
+            compare: vec![Compare::is_absent(&meta)],
+            success: vec![Operation::put(&meta, value::print(&meta, &made)), Operation::put(&kek, sealer)],
             failure: Vec::new(),
         };
         self.client.write(&put).map(drop).map_err(self.failed("write"))

@@ -6,30 +6,32 @@
 //! it shows is one of this store's own past, which a random number in `p/POOL/at` tells (docs/protocol.md#rule-10).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::chunk::{OutChunk, RosterChunk, misleads};
 use super::client::{Client, EtcdSettings};
+use super::commit::AUDIT_KEPT;
 use super::failure::Failure;
 use super::keys::{Keys, PoolKeys, number, rest};
 use super::value;
 use super::wire::{Pair, Range, Ranged, Transacted};
+use crate::chain::{self, ChainHead, ChainPart, ChainRow};
 use crate::contract::{Head, News, PoolState, ReadStore, Trail};
-use crate::enrolment::{Image, ReadEnrolments};
 use crate::error::{StoreError, gone};
 use crate::limits::AUDIT_READ_MAX;
 use crate::slots::Slots;
-use tfo_crypto::fingerprint::fingerprint;
-use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_crypto::seal::{KekId, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing};
+use tfo_engine::rollout::history::LogEnd;
 use tfo_engine::rollout::parts::{Beat, Parts, PoolContent, Writes};
 use tfo_model::count::Revision;
+use tfo_model::digest::Sha256;
 use tfo_model::ids::{CoordinatorName, PoolName};
 
 /// How often a read of everything begins again because etcd has compacted its revision meanwhile.
-const COLD_TRIES: usize = 4;
+pub(super) const COLD_TRIES: usize = 4;
 
 /// A transaction of etcd has at most 128 operations; with more rosters all is read again.
 const ROSTERS_MAX: usize = 100;
@@ -38,6 +40,16 @@ const ROSTERS_MAX: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PoolHead {
     pub(super) revision: Revision,
+    /// Digest of the last audit entry.
+    pub(super) chain: Sha256,
+    /// Revision of the oldest audit entry.
+    pub(super) first: Revision,
+}
+
+impl PoolHead {
+    pub(super) fn chain(&self) -> ChainHead {
+        ChainHead { digest: self.chain, first: self.first }
+    }
 }
 
 /// `p/POOL/at`.  Persisted.
@@ -61,9 +73,21 @@ pub struct EtcdReader {
     pub(super) keys: Keys,
     /// For messages.
     pub(super) place: String,
-    pub(super) key: KeyEncryptionKey,
+    pub(super) sealing: RwLock<Sealing>,
+    pub(super) store_id: [u8; 16],
+    /// The latest schema that this program writes.
+    pub(super) newest: i64,
     /// Value of `meta`.
-    pub(super) meta: Vec<u8>,
+    pub(super) held_meta: Mutex<Vec<u8>>,
+}
+
+/// What seals.
+#[derive(Debug, Clone)]
+pub(super) struct Sealing {
+    /// What this process has.
+    pub(super) keks: KeyEncryptionKeys,
+    /// Value of `kek`, which says which of them seals.
+    pub(super) value: Vec<u8>,
 }
 
 impl EtcdReader {
@@ -71,10 +95,18 @@ impl EtcdReader {
     ///
     /// # Errors
     /// Fails if no member answers, if a release of etcd is known to lose data, if what is under the prefix is not ours or of
-    /// a newer release, or if `key` is not its key-encryption key.
-    pub fn open(settings: EtcdSettings, key: KeyEncryptionKey) -> Result<Option<Self>, StoreError> {
-        let mut reader = Self::connect(settings, key)?;
+    /// a newer release, or if none of `keks` is its key-encryption key.
+    pub fn open(settings: EtcdSettings, keks: impl Into<KeyEncryptionKeys>) -> Result<Option<Self>, StoreError> {
+        let mut reader = Self::connect(settings, keks.into())?;
         Ok(reader.take_meta()?.then_some(reader))
+    }
+
+    pub(super) fn sealing(&self) -> Sealing {
+        self.sealing.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_sealing(&self, sealing: Sealing) {
+        *self.sealing.write().unwrap_or_else(PoisonError::into_inner) = sealing;
     }
 
     pub(super) fn failed(&self, step: &'static str) -> impl Fn(Failure) -> StoreError + use<'_> {
@@ -107,7 +139,7 @@ impl EtcdReader {
     fn head_of(&self, mut ranges: impl Iterator<Item = Ranged>) -> Result<Option<(Head, i64)>, StoreError> {
         let [head, at, parts] = [ranges.next(), ranges.next(), ranges.next()];
         let written_at = head.as_ref().and_then(|head| Some(head.kvs.first()?.mod_revision)).unwrap_or_default();
-        let Some(PoolHead { revision }) = self.parse_one(head)? else { return Ok(None) };
+        let Some(PoolHead { revision, .. }) = self.parse_one(head)? else { return Ok(None) };
         let at: Option<At> = self.parse_one(at)?;
         let written = parts.and_then(|mut parts| parts.kvs.pop()).map(|pair| pair.version.cast_unsigned());
         let (Some(At { mark }), Some(written)) = (at, written) else {
@@ -122,22 +154,8 @@ impl EtcdReader {
 
     /// The bytes of the keys that the document holds.
     pub(super) fn open_keys(&self, pool: &PoolName, document: &Document, slots: &Slots) -> Result<KeyRing, StoreError> {
-        let held = document.keys_held();
-        let mut keys = KeyRing::default();
-        for (epoch, sealed) in slots.keys() {
-            let damaged = |what: &str| self.damaged(format!("the key of epoch {epoch} of pool {pool} {what}"));
-            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
-            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
-            if fingerprint(&key) != name.fingerprint {
-                return Err(damaged("has another fingerprint"));
-            }
-            keys.insert(epoch, key);
-        }
-        if keys.epochs().count() == held.len() {
-            Ok(keys)
-        } else {
-            Err(self.damaged(format!("a key of pool {pool} is missing")))
-        }
+        let opened = slots.open(&self.sealing().keks, pool, document);
+        opened.map_err(|what| self.damaged(what))
     }
 
     pub(super) fn parse_slots(&self, range: Option<Ranged>) -> Result<Slots, StoreError> {
@@ -167,7 +185,7 @@ impl EtcdReader {
 
     fn collect(&self, pool: &PoolName, (head, at): (Pair, i64), pairs: Vec<Pair>) -> Result<PoolState, StoreError> {
         let keys = self.keys.pool(pool);
-        let PoolHead { revision } = self.parse(&head)?;
+        let PoolHead { revision, .. } = self.parse(&head)?;
         let (mut parts, mut trail) =
             (Parts::default(), Trail { revision: at, document: head.mod_revision, ..Trail::default() });
         let (mut document, mut slots, mut mark, mut part_writes) = (None, None, None, None);
@@ -229,8 +247,14 @@ impl EtcdReader {
     /// See [`crate::Store::follow`].
     pub(super) fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
         let keys = self.keys.pool(pool);
-        let mut looked = self.client.read(Self::head_ranges(&keys)).map_err(self.unread())?;
-        let (head, _) = self.head_of(looked.take_ranges())?.ok_or_else(|| gone(pool))?;
+        let asked = Self::head_ranges(&keys).into_iter().chain([Range::one(&self.keys.meta())]);
+        let mut looked = self.client.read(asked).map_err(self.unread())?;
+        let mut ranges = looked.take_ranges();
+        let head = self.head_of(ranges.by_ref());
+        // A program that finds a later schema must not show, either, what it may misread.
+        let meta = ranges.next().and_then(|mut meta| meta.kvs.pop());
+        self.take_over_meta(meta.as_ref().map(|meta| &meta.value.0[..]))?;
+        let (head, _) = head?.ok_or_else(|| gone(pool))?;
         if copy.head == head {
             return Ok(News::Same);
         }
@@ -389,19 +413,53 @@ impl ReadStore for EtcdReader {
         Ok(Some((document, opened)))
     }
 
+    fn sealed_by(&self) -> Result<Option<KekId>, StoreError> {
+        self.take_kek(self.sealing().keks).map(Some)
+    }
+
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        let keys = self.keys.pool(pool);
-        let Some(first) = after.next() else { return Ok(Vec::new()) };
-        let limit = i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX);
-        let range = Range::from(&keys.entry(first), &keys.log).limit(limit);
+        let Some(range) = self.log_range(pool, after) else { return Ok(Vec::new()) };
         let mut read = self.client.read_much([range]).map_err(self.unread())?;
-        read.take_ranges().next().unwrap_or_default().kvs.iter().map(|pair| self.parse(pair)).collect()
+        let damaged = |what| self.damaged(format!("pool {pool}: {what}"));
+        chain::entries(self.chain_rows(pool, read.take_ranges().next()), damaged)
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        let keys = self.keys.pool(pool);
+        let ranges = [Range::one(&keys.head), Range::one(&keys.document())];
+        let mut read =
+            self.client.read_much(ranges.into_iter().chain(self.log_range(pool, after))).map_err(self.unread())?;
+        let mut ranges = read.take_ranges();
+        let Some(head) = self.parse_one::<PoolHead>(ranges.next())? else { return Ok(None) };
+        let document = ranges.next().and_then(|mut range| range.kvs.pop());
+        let document = document.ok_or_else(|| self.damaged(format!("the document of pool {pool} is missing")))?;
+        let Document { pool_id, .. } = self.parse(&document)?;
+        let (text, _) = value::text(&document);
+        let end = LogEnd {
+            revision: head.revision,
+            document: chain::digest_of_text(&text),
+            chain: head.chain,
+            kept: AUDIT_KEPT,
+        };
+        Ok(Some(ChainPart { pool_id, end, rows: self.chain_rows(pool, ranges.next()) }))
     }
 }
 
-impl ReadEnrolments for EtcdReader {
-    /// Nothing: `[enrolment]` is refused with this store.
-    fn image(&self) -> Result<Image, StoreError> {
-        Ok(Image::default())
+impl EtcdReader {
+    /// Entries of later revisions.
+    fn log_range(&self, pool: &PoolName, after: Revision) -> Option<Range> {
+        let keys = self.keys.pool(pool);
+        let limit = i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX);
+        Some(Range::from(&keys.entry(after.next()?), &keys.log).limit(limit))
+    }
+
+    fn chain_rows(&self, pool: &PoolName, range: Option<Ranged>) -> Vec<ChainRow> {
+        let prefix = self.keys.pool(pool).log;
+        let row = |pair: &Pair| {
+            let (text, is_intact) = value::text(pair);
+            let revision = Revision::new(number(pair.name(), &prefix).unwrap_or_default());
+            ChainRow { revision, text, is_intact }
+        };
+        range.unwrap_or_default().kvs.iter().map(row).collect()
     }
 }

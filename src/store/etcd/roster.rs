@@ -95,7 +95,7 @@ impl EtcdStore {
     /// What every transaction of this roster compares.
     fn compares(&self, at: &PoolKeys, by: &Writer, own: Own) -> Vec<Compare> {
         vec![
-            Compare::is(&self.reader.keys.meta(), &self.reader.meta),
+            Compare::is(&self.reader.keys.meta(), &self.reader.meta()),
             Compare::is_there(&at.head),
             fence(at, &by.name, by.last),
             Compare::is_of(&at.writer(&by.name), own.written_at),
@@ -240,7 +240,7 @@ mod tests {
             source: KeySource::Derive,
             holds: None,
         };
-        Ack { report, syncs, window: None, baseline: None, at: UnixTime::from_secs(syncs) }
+        Ack { report: report.into(), syncs, window: None, baseline: None, at: UnixTime::from_secs(syncs) }
     }
 
     /// A chunk of a walk: entries, acks or removals of a few of ten nodes.
@@ -255,8 +255,8 @@ mod tests {
             let session = Session { ordinal: roll(5), nonce: 1 };
             match roll(3) {
                 0 => drop(made.removed.insert(node)),
-                1 => drop(made.entries.insert(node, Entry { session, answers: None, first: ack(roll(99)) })),
-                _ => drop(made.acks.insert(node, Later { session, ack: ack(roll(99)), silent: false })),
+                1 => drop(made.entries.insert(node, Entry { session, answers: None, first: ack(roll(99)) }.into())),
+                _ => drop(made.acks.insert(node, Later { session, ack: ack(roll(99)), silent: false }.into())),
             }
         }
         made
@@ -321,7 +321,8 @@ mod tests {
         let name = |n: u64| Pair { key: Bytes(format!("n/{n:020}").into_bytes()), ..Pair::default() };
         let of = |n: u64| {
             let entry = |i: u64| Entry { session: Session { ordinal: i, nonce: n }, answers: None, first: ack(i) };
-            let entries = (0..500).map(|i| (format!("cp{n}-{i}.example.org").parse().unwrap(), entry(i))).collect();
+            let entries =
+                (0..500).map(|i| (format!("cp{n}-{i}.example.org").parse().unwrap(), entry(i).into())).collect();
             RosterChunk { entries, ..RosterChunk::default() }
         };
         let (pairs, chunks): (Vec<Pair>, Vec<RosterChunk>) = (1..=8).map(|n| (name(n), of(n))).unzip();

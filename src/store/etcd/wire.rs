@@ -86,6 +86,11 @@ impl Range {
         Self { range_end: Some(Bytes(end_of(prefix))), ..Self::one(first) }
     }
 
+    /// The keys from the first to before the other.
+    pub(super) fn between(first: &str, end: &str) -> Self {
+        Self { range_end: Some(end.into()), ..Self::one(first) }
+    }
+
     /// At most so many.
     pub(super) fn limit(self, limit: i64) -> Self {
         Self { limit, ..self }

@@ -4,17 +4,22 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rusqlite::params;
+use serde::{Deserialize, Serialize};
 
 use super::reader::locked;
-use super::rows::{Rows, TextRow, int};
+use super::rows::{Rows, TextRow, int, sum};
 use super::{SqliteReader, SqliteStore};
 use crate::enrolment::{
     CERTIFICATES_MAX, Certificate, Claim, CutOff, EnrolError, EnrolRefused, Enrolments, Image, LOG_KEPT, LastUse,
-    LogEntry, LogPart, Logged, ReadEnrolments, Recorded, TOKENS_MAX, Token, TokenEnd, TokenError, Wish, below, cut_off,
-    ended, expired, is_outlived, issued, joined, judge, made, restored, revoked,
+    LogChain, LogEntry, LogPart, LogRow, LogWritten, Logged, ReadEnrolments, Recorded, Shown, TOKENS_MAX, Token,
+    TokenEnd, TokenError, Wish, below, chained, cut_off, end_of, ended, expired, is_outlived, issued, joined, judge,
+    made, met, restored, revoked, start,
 };
 use crate::error::{CommitError, StoreError};
 use crate::limits::AUDIT_READ_MAX;
+use tfo_engine::chained_log::LogEnd;
+use tfo_engine::enrolment_log::Link;
+use tfo_model::digest::Sha256;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::time::UnixTime;
 
@@ -45,7 +50,21 @@ pub(super) const TABLES: &str = "
         text TEXT NOT NULL,
         sum BLOB NOT NULL
     ) STRICT;
+    CREATE TABLE enrolment_end (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL
+    ) STRICT;
     ";
+
+/// `enrolment_end`: where the log ends, so that the loss of its last entry is noticed.  Persisted.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct End {
+    /// Number of the last entry.
+    number: u64,
+    /// Its digest.
+    chain: Sha256,
+}
 
 impl<'a> Rows<'a> {
     fn tokens(self) -> Result<Vec<Token>, StoreError> {
@@ -179,23 +198,50 @@ impl<'a> Rows<'a> {
 
     /// The number of the last entry of the log.
     pub(super) fn log_number(self) -> Result<i64, StoreError> {
-        Ok(self
-            .one("SELECT max(number) FROM enrolment_log", [], |row| row.get::<_, Option<i64>>(0))?
-            .flatten()
-            .unwrap_or(0))
+        Ok(self.enrolment_end()?.number.cast_signed())
+    }
+
+    fn enrolment_end(self) -> Result<End, StoreError> {
+        let sql = "SELECT text, sum FROM enrolment_end";
+        let row: Option<TextRow> = self.one(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        row.map_or(Ok(End { number: 0, chain: start() }), |row| self.parse(&row, &["enrolment_end"]))
     }
 
     fn log(self, entries: &[LogEntry]) -> Result<(), CommitError> {
-        let before = self.log_number()?;
-        let mut number = before;
-        for entry in entries {
-            number += 1;
-            let (text, sum) = self.print(entry, &["enrolment_log", &number.to_string()])?;
+        let (written, _) = chained(self.enrolment_end()?.chain, entries.iter().cloned());
+        self.take_log(&written)
+    }
+
+    /// Adds entries that are linked already.
+    fn take_log(self, written: &[LogWritten]) -> Result<(), CommitError> {
+        let mut end = self.enrolment_end()?;
+        end.chain = end_of(written, end.chain);
+        for one in written {
+            end.number += 1;
+            let sum = sum(one.text(), &["enrolment_log", &end.number.to_string()]);
             let sql = "INSERT INTO enrolment_log (number, text, sum) VALUES (?1, ?2, ?3)";
-            self.write(sql, params![number, text, sum])?;
+            self.write(sql, params![int(end.number)?, one.text(), sum])?;
         }
-        let oldest = number.saturating_sub(int(LOG_KEPT)?);
+        let (text, sum) = self.print(&end, &["enrolment_end"])?;
+        let sql = "INSERT INTO enrolment_end (id, text, sum) VALUES (1, ?1, ?2) \
+                   ON CONFLICT (id) DO UPDATE SET text = excluded.text, sum = excluded.sum";
+        self.write(sql, params![text, sum])?;
+        let oldest = int(end.number.saturating_sub(LOG_KEPT))?;
         self.write("DELETE FROM enrolment_log WHERE number <= ?1", [oldest]).map(drop)
+    }
+
+    /// Entries after a number as they are stored, be they right or not.
+    fn log_rows(self, after: u64) -> Result<Vec<LogRow>, StoreError> {
+        let sql = "SELECT number, text, sum FROM enrolment_log WHERE number > ?1 ORDER BY number LIMIT ?2";
+        let (after, limit) =
+            (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX));
+        let rows: Vec<(i64, TextRow)> =
+            self.all(sql, [after, limit], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+        let row = |(number, (text, stored)): (i64, TextRow)| {
+            let is_intact = sum(&text, &["enrolment_log", &number.to_string()]) == stored;
+            LogRow { number: number.cast_unsigned(), text, is_intact }
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     fn logged(self, part: LogPart) -> Result<Vec<Logged>, StoreError> {
@@ -212,7 +258,7 @@ impl<'a> Rows<'a> {
         let rows: Vec<(i64, TextRow)> =
             self.all(sql, [number, limit], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
         let entry = |(number, text): &(i64, TextRow)| {
-            let entry = self.parse(text, &["enrolment_log", &number.to_string()])?;
+            let Link { entry, .. } = self.parse(text, &["enrolment_log", &number.to_string()])?;
             Ok(Logged { number: number.cast_unsigned(), entry })
         };
         let mut found: Vec<Logged> = rows.iter().map(entry).collect::<Result<_, StoreError>>()?;
@@ -221,13 +267,17 @@ impl<'a> Rows<'a> {
     }
 
     fn image(self) -> Result<Image, StoreError> {
-        let mut log: Vec<LogEntry> = Vec::new();
+        let mut log: Vec<LogWritten> = Vec::new();
         let mut after = 0;
         loop {
-            let page = self.logged(LogPart::After(after))?;
+            let page = self.log_rows(after)?;
             let Some(last) = page.last() else { break };
             after = last.number;
-            log.extend(page.into_iter().map(|logged| logged.entry));
+            for LogRow { number, text, is_intact } in page {
+                let written = LogWritten::parse(text).ok().filter(|_| is_intact);
+                let damaged = || self.place.damaged(format!("entry {number} of the log of enrolment is not right"));
+                log.push(written.ok_or_else(damaged)?);
+            }
         }
         let certificates = self.certificates_where("SELECT serial, text, sum FROM certificate ORDER BY serial", [])?;
         Ok(Image { tokens: self.tokens()?, certificates, cut_offs: self.cut_offs()?, log })
@@ -263,7 +313,7 @@ impl<'a> Rows<'a> {
             return Ok(());
         }
         if self.log_number()? == 0 {
-            self.log(&image.log)?;
+            self.take_log(&image.log)?;
         }
         self.log(&[restored(image, at)])
     }
@@ -360,6 +410,20 @@ impl Enrolments for SqliteStore {
         Ok(recorded.map_err(below)??)
     }
 
+    fn meet(&self, shown: &Shown<'_>) -> Result<bool, StoreError> {
+        let serial = shown.serial.to_string();
+        let met = self.writing(&mut locked(&self.writer), |rows| {
+            let known = rows.count("SELECT count(*) FROM certificate WHERE serial = ?1", [serial])? > 0;
+            if known || rows.count("SELECT count(*) FROM certificate", [])? >= CERTIFICATES_MAX {
+                return Ok(false);
+            }
+            rows.put_certificate(&shown.certificate())?;
+            rows.log(&[met(shown)])?;
+            Ok(true)
+        });
+        met.map_err(below)
+    }
+
     fn certificates(&self, node: &NodeId) -> Result<Vec<Certificate>, StoreError> {
         self.reader.reading(|rows| rows.certificates_of(node))
     }
@@ -390,8 +454,16 @@ impl Enrolments for SqliteStore {
     fn revoked(&self) -> Result<Vec<Certificate>, StoreError> {
         self.reader.reading(|rows| rows.revoked_certificates())
     }
+
     fn log(&self, part: LogPart) -> Result<Vec<Logged>, StoreError> {
         self.reader.reading(|rows| rows.logged(part))
+    }
+
+    fn log_chain(&self, after: u64) -> Result<LogChain, StoreError> {
+        self.reader.reading(|rows| {
+            let End { number, chain } = rows.enrolment_end()?;
+            Ok(LogChain { end: LogEnd { number, chain, kept: LOG_KEPT }, rows: rows.log_rows(after)? })
+        })
     }
 
     fn add_to_log(&self, entries: &[LogEntry]) -> Result<(), StoreError> {

@@ -17,11 +17,14 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use super::file::{DatabaseFile, file_error};
 use crate::error::StoreError;
 use tfo_crypto::checksum::checksum;
+use tfo_crypto::seal::KeyEncryptionKeys;
 
 /// Longest note that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;
 /// First word of the line with the mark.
 const MARK: &str = "writes";
+/// First word of the line with the names of the holder's key-encryption keys.
+const KEYS: &str = "keys";
 
 /// Position of a database.  Noted after each commit and without a sync of its own: after a power cut the note may lag
 /// behind the database, and it is never ahead.
@@ -158,6 +161,25 @@ impl FileLock {
         if let Err(error) = self.file.write_all_at(mark.line().as_bytes(), self.offset) {
             tracing::debug!(%error, "cannot note the latest commit in the lock file");
         }
+    }
+
+    /// Notes, after the mark, which key-encryption keys this process has: one that it does not have may not seal in the store.
+    pub(super) fn note_keys(&self, keys: &KeyEncryptionKeys) {
+        let names: Vec<&str> = keys.all().map(|key| key.id().as_str()).collect();
+        let mark = Mark { store_id: [0; 16], writes: 0 }.line().len() as u64;
+        let line = format!("{KEYS} {}\n", names.join(" "));
+        let end = self.offset + mark;
+        if let Err(error) = self.file.set_len(end).and_then(|()| self.file.write_all_at(line.as_bytes(), end)) {
+            tracing::debug!(%error, "cannot note the key-encryption keys in the lock file");
+        }
+    }
+
+    /// The names of the key-encryption keys that the process has which holds this lock; read beside it.
+    pub(super) fn keys_of_holder(place: &DatabaseFile) -> Vec<String> {
+        let text = std::fs::read(place.beside(".lock")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find_map(|line| line.strip_prefix(KEYS)?.strip_prefix(' '));
+        line.map(|names| names.split(' ').map(str::to_owned).collect()).unwrap_or_default()
     }
 }
 

@@ -16,6 +16,7 @@ mod file;
 mod lock;
 mod open;
 mod reader;
+mod rekey;
 mod rows;
 mod schema;
 
@@ -32,12 +33,13 @@ use self::lock::{FileLock, Mark};
 pub use self::reader::SqliteReader;
 use self::reader::locked;
 use self::rows::{Part, PoolRow, Rows};
+use crate::chain::{ChainHead, ChainPart};
 use crate::check::{self, KeyPlan};
 use crate::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
 use crate::error::{CommitError, Refusal, StoreError, gone};
 use crate::journal::{Change, Journal};
-use crate::limits::PARTS_MAX;
-use tfo_crypto::seal::KeyEncryptionKey;
+use crate::limits::{AUDIT_KEPT, PARTS_MAX};
+use tfo_crypto::seal::{KekId, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_model::count::Revision;
@@ -67,21 +69,22 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Fails, without a change to the content, if another process serves it, if it is not ours or of a newer release, if
-    /// `key` is not the key-encryption key that it was created with, if it cannot be written, or if anything in it is
+    /// none of `keys` is the key-encryption key that seals in it, if it cannot be written, or if anything in it is
     /// damaged: all of it is read and checked here.
-    pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
-        let place = open::resolve(path)?;
+    pub fn open(path: &Path, keys: impl Into<KeyEncryptionKeys>) -> Result<Self, StoreError> {
+        let (place, keys) = (open::resolve(path)?, keys.into());
         let mut lock = FileLock::take(&place)?;
         if !open::is_there(&place)? {
-            open::make(&place, &key)?;
+            open::make(&place, &keys)?;
         }
         lock.hold(&place)?;
-        let writer = open::writer(&place, &key)?;
-        let reader = SqliteReader::of(open::reader(&place)?, place, key)?;
+        let writer = open::writer(&place, &keys)?;
+        let reader = SqliteReader::of(open::reader(&place)?, place, keys)?;
         let mark = reader.reading(|rows| rows.mark())?;
         lock.watch(reader.place.beside("-wal"));
         let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
+        lock.note_keys(&reader.keys());
         let (writer, journals) = (Mutex::new(writer), Mutex::default());
         let store = Self { reader, writer, journals, leftovers: AtomicBool::new(true), set_back, lock };
         // An earlier run may have been killed between a commit and its erasure.
@@ -135,10 +138,12 @@ impl SqliteStore {
         if plan.add.is_empty() && !plan.erases {
             return Ok(());
         }
-        let mut slots = rows.slots(pool)?;
+        let keys = self.reader.keys();
+        // In this transaction: one that is being replaced seals nothing any more.
+        let (sealer, mut slots) = (rows.sealer(&keys)?, rows.slots(pool)?);
         slots.keep_only(&plan.keep);
         for (epoch, key) in &plan.add {
-            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+            let sealed = sealer.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
                 step: "seal a key for",
                 place: self.reader.place.text(),
                 source: error.into(),
@@ -169,20 +174,16 @@ impl SqliteStore {
         proposal.dropped.iter().try_for_each(|node| rows.remove(&mut row, Part::Exclusion, node))?;
         row.head.revision = proposal.document.revision;
         row.head.part_writes += u64::from(proposal.changes_parts());
+        let written = row.chain.add(&proposal.document, proposal.audit.clone(), AUDIT_KEPT);
         rows.put_pool(&row)?;
         rows.put_document(&row, &proposal.document)?;
-        rows.put_audit(&row, &proposal.audit)?;
+        rows.put_audit(&row, &written)?;
         self.apply_keys(rows, &row, &proposal.document, &plan)?;
         Ok((plan.erases, before, row.head))
     }
 
-    /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
     fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
-        let failed = self.reader.place.sql("erase keys from");
-        connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
-        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        connection.busy_timeout(open::BUSY).map_err(&failed)?;
-        let erasure = if busy.map_err(failed)? == 0 { Erasure::Done } else { Erasure::Waiting };
+        let erasure = empty_wal(&self.reader.place, connection)?;
         self.leftovers.store(erasure == Erasure::Waiting, Ordering::Release);
         Ok(erasure)
     }
@@ -207,8 +208,16 @@ impl ReadStore for SqliteStore {
         self.reader.document(pool)
     }
 
+    fn sealed_by(&self) -> Result<Option<KekId>, StoreError> {
+        self.reader.sealed_by()
+    }
+
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.reader.audit(pool, after)
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        self.reader.chain(pool, after)
     }
 }
 
@@ -220,7 +229,8 @@ impl Store for SqliteStore {
             if rows.pool(pool)?.is_some() {
                 return Err(CommitError::PoolExists { pool: pool.clone() });
             }
-            let mut row = rows.add_pool(pool, document.revision)?;
+            let chain = ChainHead::after(&document.pool_id, image.audit);
+            let mut row = rows.add_pool(pool, document.revision, chain)?;
             let parts = image.content.parts();
             for (by, roster) in &parts.rosters {
                 for (node, entry) in &roster.entries {
@@ -238,7 +248,7 @@ impl Store for SqliteStore {
             }
             rows.put_pool(&row)?;
             rows.put_document(&row, document)?;
-            image.audit.iter().try_for_each(|entry| rows.put_audit(&row, entry))?;
+            image.audit.iter().try_for_each(|written| rows.put_audit(&row, written))?;
             self.apply_keys(rows, &row, document, &plan)
         })
     }
@@ -326,9 +336,24 @@ impl Store for SqliteStore {
         Ok(News::ReadAgain)
     }
 
+    fn set_keys(&self, keys: KeyEncryptionKeys) -> Result<(), StoreError> {
+        self.reader.set_keys(keys)?;
+        self.lock.note_keys(&self.reader.keys());
+        Ok(())
+    }
+
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         if self.leftovers.load(Ordering::Acquire) { self.empty_wal(&locked(&self.writer)) } else { Ok(Erasure::Done) }
     }
+}
+
+/// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
+fn empty_wal(place: &DatabaseFile, connection: &Connection) -> Result<Erasure, StoreError> {
+    let failed = place.sql("erase keys from");
+    connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    connection.busy_timeout(open::BUSY).map_err(&failed)?;
+    Ok(if busy.map_err(failed)? == 0 { Erasure::Done } else { Erasure::Waiting })
 }
 
 /// The warning for a database that is behind the mark of an earlier run.
@@ -353,6 +378,7 @@ fn set_back(place: &DatabaseFile, noted: Mark, now: Mark) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_crypto::seal::KeyEncryptionKey;
 
     /// Killing the process cannot show this, because the kernel keeps its writes: only a power cut would.
     #[test]

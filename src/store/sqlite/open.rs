@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::file::{DatabaseFile, file_error};
+use super::rows::Rows;
 use super::schema;
 use crate::error::StoreError;
 use tfo_crypto::random;
-use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
+use tfo_crypto::seal::KeyEncryptionKeys;
 
 /// How long a statement waits for a lock of another program.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ pub(super) fn is_there(place: &DatabaseFile) -> Result<bool, StoreError> {
 }
 
 /// Creates a database under another name, and gives it its own when it is complete and on the disk.
-pub(super) fn make(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+pub(super) fn make(place: &DatabaseFile, keys: &KeyEncryptionKeys) -> Result<(), StoreError> {
     let new = DatabaseFile(place.beside(".new"));
     for path in [new.0.clone(), new.beside("-wal"), new.beside("-shm")] {
         // Left by a run that was killed in here.
@@ -83,7 +84,7 @@ pub(super) fn make(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<(), S
     let failed = file_error("make", &new.0);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     drop(rustix::fs::open(&new.0, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?);
-    let connection = writer(&new, key)?;
+    let connection = writer(&new, keys)?;
     let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
     let busy: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(new.sql("make"))?;
     if busy != 0 {
@@ -99,15 +100,15 @@ pub(super) fn make(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<(), S
         .map_err(failed)
 }
 
-/// The connection that writes, on a database with the latest schema and this key-encryption key.
-pub(super) fn writer(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
+/// The connection that writes, on a database with the latest schema and one of these key-encryption keys.
+pub(super) fn writer(place: &DatabaseFile, keys: &KeyEncryptionKeys) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // A database that is refused below stays as it is, with its WAL: no checkpoint when the connection is closed.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(&failed)?;
     let schema = check_schema(place, &connection)?;
     if schema > 0 {
-        check_key(place, &connection, key)?;
+        check_key(place, &connection, keys)?;
     }
     if connection.is_readonly("main").map_err(&failed)? {
         let source = "the file or its file system is read-only".into();
@@ -116,7 +117,7 @@ pub(super) fn writer(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<Con
     restrict_modes(place)?;
     settle(place, &connection)?;
     if schema < schema::latest() {
-        upgrade(place, &mut connection, schema, key)?;
+        upgrade(place, &mut connection, schema, keys)?;
     }
     check_tables(place, &connection)?;
     let answer: String =
@@ -133,11 +134,11 @@ pub(super) fn reader(place: &DatabaseFile) -> Result<Connection, StoreError> {
     connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// A connection to a database that a coordinator may serve, with this release's schema and this key-encryption key.
+/// A connection to a database that a coordinator may serve, with this release's schema and one of these key-encryption keys.
 ///
 /// Touches the file through SQLite alone: closing any other descriptor of it would drop the locks of a store that this
 /// process has open (POSIX locks, fcntl(2)).
-pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(DatabaseFile, Connection), StoreError> {
+pub(super) fn beside(path: &Path, keys: &KeyEncryptionKeys) -> Result<(DatabaseFile, Connection), StoreError> {
     let place = resolve(path)?;
     let foreign = |what: &str| StoreError::Foreign { place: place.text(), what: what.to_owned() };
     match std::fs::metadata(&place.0) {
@@ -154,10 +155,13 @@ pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(DatabaseFil
     if schema < schema::latest() {
         return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades when it next starts")));
     }
-    check_key(&place, &connection, key)?;
+    check_key(&place, &connection, keys)?;
     check_tables(&place, &connection)?;
     Ok((place, connection))
 }
+
+/// Pages that a connection keeps, in KiB: what is read comes from a copy in memory, and what is written is written once.
+const CACHE_KIB: i32 = 1_024;
 
 fn connect(place: &DatabaseFile, access: OpenFlags) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
@@ -166,6 +170,7 @@ fn connect(place: &DatabaseFile, access: OpenFlags) -> Result<Connection, StoreE
     connection.busy_timeout(BUSY).map_err(&failed)?;
     // Temporary files would be copies of pages outside of our directory.
     connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;").map_err(&failed)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(&failed)?;
     Ok(connection)
 }
 
@@ -197,17 +202,8 @@ fn check_tables(place: &DatabaseFile, connection: &Connection) -> Result<(), Sto
     }
 }
 
-fn check_key(place: &DatabaseFile, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
-    let row: Option<([u8; 16], [u8; SealedKey::BYTES])> = connection
-        .query_row("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()
-        .map_err(place.sql("open"))?;
-    let (store_id, check) = row.ok_or_else(|| place.damaged("its key-encryption key is not recorded"))?;
-    if key.opens_check(&store_id, &SealedKey::from_bytes(check)) {
-        Ok(())
-    } else {
-        Err(StoreError::WrongKey { place: place.text() })
-    }
+fn check_key(place: &DatabaseFile, connection: &Connection, keys: &KeyEncryptionKeys) -> Result<(), StoreError> {
+    Rows { connection, place }.sealer(keys).map(drop)
 }
 
 /// Pages of the WAL from which on a commit copies it into the database: 16 MiB, not SQLite's 4.  Acknowledgements of ten
@@ -238,7 +234,7 @@ fn upgrade(
     place: &DatabaseFile,
     connection: &mut Connection,
     from: i64,
-    key: &KeyEncryptionKey,
+    keys: &KeyEncryptionKeys,
 ) -> Result<(), StoreError> {
     let failed = place.sql("upgrade");
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
@@ -251,7 +247,7 @@ fn upgrade(
         };
         let mut store_id = [0; 16];
         random::fill(&mut store_id).map_err(no_randomness)?;
-        let check = key.seal_check(&store_id).map_err(no_randomness)?;
+        let check = keys.present().seal_check(&store_id).map_err(no_randomness)?;
         let sql = "INSERT INTO meta (id, store_id, key_check) VALUES (1, ?1, ?2)";
         transaction.execute(sql, params![store_id, check.as_bytes()]).map_err(&failed)?;
     }

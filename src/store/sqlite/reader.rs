@@ -6,27 +6,27 @@
 //! because SQLite rebuilds the index of a WAL that a killed coordinator left behind.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::Connection;
 
 use super::file::DatabaseFile;
 use super::open;
 use super::rows::{PoolRow, Rows};
+use crate::chain::ChainPart;
 use crate::contract::{Head, PoolState, ReadStore, Trail};
 use crate::error::StoreError;
-use tfo_crypto::fingerprint::fingerprint;
-use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_crypto::seal::{KekId, KeyEncryptionKeys};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing};
 use tfo_engine::rollout::parts::PoolContent;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 
-/// A database that is open for reading, and the key that opens its keys.  It has no way to write.
+/// A database that is open for reading, and what opens its keys.  It has no way to write.
 #[derive(Debug)]
 pub struct SqliteReader {
     pub(super) place: DatabaseFile,
-    pub(super) key: KeyEncryptionKey,
+    keys: RwLock<KeyEncryptionKeys>,
     connection: Mutex<Connection>,
 }
 
@@ -34,18 +34,30 @@ impl SqliteReader {
     /// Opens an existing database, and reads and checks all of it.
     ///
     /// # Errors
-    /// Fails if there is none, if it is not ours or of another release's schema, if `key` is not its key-encryption
+    /// Fails if there is none, if it is not ours or of another release's schema, if none of `keys` is its key-encryption
     /// key, or if anything in it is damaged.
-    pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
-        let (place, connection) = open::beside(path, &key)?;
-        Self::of(connection, place, key)
+    pub fn open(path: &Path, keys: impl Into<KeyEncryptionKeys>) -> Result<Self, StoreError> {
+        let keys = keys.into();
+        let (place, connection) = open::beside(path, &keys)?;
+        Self::of(connection, place, keys)
     }
 
     /// Reads and checks all of an open database.
-    pub(super) fn of(connection: Connection, place: DatabaseFile, key: KeyEncryptionKey) -> Result<Self, StoreError> {
-        let reader = Self { place, key, connection: Mutex::new(connection) };
+    pub(super) fn of(connection: Connection, place: DatabaseFile, keys: KeyEncryptionKeys) -> Result<Self, StoreError> {
+        let reader = Self { place, keys: RwLock::new(keys), connection: Mutex::new(connection) };
         reader.check_all()?;
         Ok(reader)
+    }
+
+    pub(super) fn keys(&self) -> KeyEncryptionKeys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes other keys, if one of them is that of the database.
+    pub(super) fn set_keys(&self, keys: KeyEncryptionKeys) -> Result<(), StoreError> {
+        self.reading(|rows| rows.sealer(&keys).map(drop))?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
     }
 
     /// Reads everything, to find all damage now.
@@ -75,24 +87,8 @@ impl SqliteReader {
 
     /// The bytes of the keys that the document holds.
     fn open_keys(&self, rows: Rows<'_>, pool: &PoolRow<'_>, document: &Document) -> Result<KeyRing, StoreError> {
-        let slots = rows.slots(pool)?;
-        let held = document.keys_held();
-        let mut keys = KeyRing::default();
-        for (epoch, sealed) in slots.keys() {
-            let damaged =
-                |what: &str| self.place.damaged(format!("the key of epoch {epoch} of pool {} {what}", pool.name));
-            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
-            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
-            if fingerprint(&key) != name.fingerprint {
-                return Err(damaged("has another fingerprint"));
-            }
-            keys.insert(epoch, key);
-        }
-        if keys.epochs().count() == held.len() {
-            Ok(keys)
-        } else {
-            Err(self.place.damaged(format!("a key of pool {} is missing", pool.name)))
-        }
+        let opened = rows.slots(pool)?.open(&self.keys(), pool.name, document);
+        opened.map_err(|what| self.place.damaged(what))
     }
 }
 
@@ -124,8 +120,21 @@ impl ReadStore for SqliteReader {
         })
     }
 
+    fn sealed_by(&self) -> Result<Option<KekId>, StoreError> {
+        let keys = self.keys();
+        self.reading(|rows| Ok(Some(rows.sealer(&keys)?.id().clone())))
+    }
+
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.reading(|rows| rows.pool(pool)?.map_or(Ok(Vec::new()), |row| rows.audit(&row, after)))
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let pool_id = rows.document(&row)?.pool_id;
+            Ok(Some(ChainPart { pool_id, end: rows.log_end(&row)?, rows: rows.chain(&row, after)? }))
+        })
     }
 }
 

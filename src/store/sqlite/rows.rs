@@ -8,14 +8,18 @@ use serde::de::DeserializeOwned;
 
 use super::file::DatabaseFile;
 use super::lock::Mark;
+use crate::chain::{self, ChainHead, ChainRow};
 use crate::contract::Head;
 use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
 use crate::slots::Slots;
 use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
+use tfo_crypto::seal::{KeyEncryptionKey, KeyEncryptionKeys, SealedKey};
 use tfo_engine::rollout::document::{AuditEntry, Document};
+use tfo_engine::rollout::history::{LogEnd, Written};
 use tfo_engine::rollout::parts::{Beat, Parts};
 use tfo_model::count::Revision;
+use tfo_model::digest::Sha256;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 
 /// A connection, inside a transaction unless one statement is all, and how errors name its file.
@@ -33,6 +37,8 @@ pub(super) struct PoolRow<'a> {
     pub(super) head: Head,
     /// Number of parts of records, so that a lost one is noticed.
     pub(super) parts: u64,
+    /// Where its audit log ends.
+    pub(super) chain: ChainHead,
 }
 
 /// A part of a node's record, and whose it is.
@@ -94,17 +100,20 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn pool(self, name: &'a PoolName) -> Result<Option<PoolRow<'a>>, StoreError> {
-        let sql = "SELECT number, revision, part_writes, parts, sum FROM pool WHERE name = ?1";
-        let row = self
-            .one(sql, [name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))?;
-        let Some((number, counts, sum)) = row else { return Ok(None) };
-        let sum: [u8; CHECKSUM_BYTES] = sum;
-        if sum != pool_sum(name, counts) {
+        let sql = "SELECT number, revision, part_writes, parts, first, chain, sum FROM pool WHERE name = ?1";
+        let row = self.one(sql, [name.as_str()], |row| {
+            let counts = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            Ok((row.get(0)?, counts, row.get(5)?, row.get(6)?))
+        })?;
+        let Some((number, counts, chain, sum)) = row else { return Ok(None) };
+        let (chain, sum): ([u8; 32], [u8; CHECKSUM_BYTES]) = (chain, sum);
+        if sum != pool_sum(name, counts, &chain) {
             return Err(self.place.damaged(format!("the checksum of \"pool {name}\" is wrong")));
         }
-        let [revision, part_writes, parts] = counts.map(i64::cast_unsigned);
+        let [revision, part_writes, parts, first] = counts.map(i64::cast_unsigned);
         let head = Head { revision: Revision::new(revision), part_writes, mark: 0 };
-        Ok(Some(PoolRow { number, name, head, parts }))
+        let chain = ChainHead { digest: Sha256(chain), first: Revision::new(first) };
+        Ok(Some(PoolRow { number, name, head, parts, chain }))
     }
 
     pub(super) fn document(self, pool: &PoolRow<'_>) -> Result<Document, StoreError> {
@@ -116,6 +125,15 @@ impl<'a> Rows<'a> {
             return Err(self.place.damaged(format!("pool {} has two revisions", pool.name)));
         }
         Ok(document)
+    }
+
+    /// The one of these keys that seals in this database.
+    pub(super) fn sealer(self, keys: &KeyEncryptionKeys) -> Result<&KeyEncryptionKey, StoreError> {
+        let row: Option<([u8; 16], [u8; SealedKey::BYTES])> =
+            self.one("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (store_id, check) = row.ok_or_else(|| self.place.damaged("its key-encryption key is not recorded"))?;
+        let sealer = keys.of_check(&store_id, &SealedKey::from_bytes(check));
+        sealer.ok_or_else(|| StoreError::WrongKey { place: self.place.text() })
     }
 
     pub(super) fn slots(self, pool: &PoolRow<'_>) -> Result<Slots, StoreError> {
@@ -198,34 +216,61 @@ impl<'a> Rows<'a> {
         text.parse().map_err(|_| self.place.damaged(format!("{of} has an invalid name")))
     }
 
-    pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+    /// Entries of the audit log as they are stored, be they right or not.
+    pub(super) fn chain(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<ChainRow>, StoreError> {
         // A revision that no column can hold is above all stored ones.
         let after = i64::try_from(after.get()).unwrap_or(i64::MAX);
         let sql = "SELECT revision, text, sum FROM audit WHERE pool = ?1 AND revision > ?2 ORDER BY revision LIMIT ?3";
         let limit = i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX);
         let rows =
             self.all(sql, [pool.number, after, limit], |row| Ok((row.get::<_, i64>(0)?, (row.get(1)?, row.get(2)?))))?;
-        let entry =
-            |(revision, text): &(i64, TextRow)| self.parse(text, &["audit", pool.name.as_str(), &revision.to_string()]);
-        rows.iter().map(entry).collect()
+        let row = |(revision, (text, stored)): (i64, TextRow)| {
+            let is_intact = sum(&text, &["audit", pool.name.as_str(), &revision.to_string()]) == stored;
+            ChainRow { revision: Revision::new(revision.cast_unsigned()), text, is_intact }
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
-    pub(super) fn add_pool(self, name: &'a PoolName, revision: Revision) -> Result<PoolRow<'a>, CommitError> {
-        let counts = [int(revision.get())?, 0, 0];
-        let sql = "INSERT INTO pool (name, revision, part_writes, parts, sum) VALUES (?1, ?2, 0, 0, ?3)";
-        self.write(sql, params![name.as_str(), counts[0], pool_sum(name, counts)])?;
+    /// The audit log, of which every entry must be right.
+    pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        let damaged = |what| self.place.damaged(format!("pool {}: {what}", pool.name));
+        chain::entries(self.chain(pool, after)?, damaged)
+    }
+
+    /// What the audit log must lead to.
+    pub(super) fn log_end(self, pool: &PoolRow<'_>) -> Result<LogEnd, StoreError> {
+        let sql = "SELECT text FROM document WHERE pool = ?1";
+        let text: Option<String> = self.one(sql, [pool.number], |row| row.get(0))?;
+        let document = chain::digest_of_text(&text.unwrap_or_default());
+        Ok(LogEnd { revision: pool.head.revision, document, chain: pool.chain.digest, kept: AUDIT_KEPT })
+    }
+
+    pub(super) fn add_pool(
+        self,
+        name: &'a PoolName,
+        revision: Revision,
+        chain: ChainHead,
+    ) -> Result<PoolRow<'a>, CommitError> {
+        let counts = [int(revision.get())?, 0, 0, int(chain.first.get())?];
+        let sql = "INSERT INTO pool (name, revision, part_writes, parts, first, chain, sum) VALUES (?1, ?2, 0, 0, ?3, ?4, ?5)";
+        let sum = pool_sum(name, counts, &chain.digest.0);
+        self.write(sql, params![name.as_str(), counts[0], counts[3], chain.digest.0, sum])?;
         let number = self.connection.last_insert_rowid();
         self.write("INSERT INTO sealed (pool, slots) VALUES (?1, ?2)", params![number, Slots::default().as_bytes()])?;
         self.write("INSERT INTO document (pool, text, sum) VALUES (?1, '', x'')", params![number])?;
-        Ok(PoolRow { number, name, head: Head { revision, part_writes: 0, mark: 0 }, parts: 0 })
+        Ok(PoolRow { number, name, head: Head { revision, part_writes: 0, mark: 0 }, parts: 0, chain })
     }
 
     /// Writes head and number of parts.
     pub(super) fn put_pool(self, pool: &PoolRow<'_>) -> Result<(), CommitError> {
-        let counts = [int(pool.head.revision.get())?, int(pool.head.part_writes)?, int(pool.parts)?];
-        let [revision, part_writes, parts] = counts;
-        let sql = "UPDATE pool SET revision = ?2, part_writes = ?3, parts = ?4, sum = ?5 WHERE number = ?1";
-        self.write(sql, params![pool.number, revision, part_writes, parts, pool_sum(pool.name, counts)]).map(drop)
+        let (head, chain) = (pool.head, &pool.chain.digest.0);
+        let counts =
+            [int(head.revision.get())?, int(head.part_writes)?, int(pool.parts)?, int(pool.chain.first.get())?];
+        let [revision, part_writes, parts, first] = counts;
+        let sql = "UPDATE pool SET revision = ?2, part_writes = ?3, parts = ?4, first = ?5, chain = ?6, sum = ?7 \
+                   WHERE number = ?1";
+        let sum = pool_sum(pool.name, counts, chain);
+        self.write(sql, params![pool.number, revision, part_writes, parts, first, chain, sum]).map(drop)
     }
 
     pub(super) fn put_document(self, pool: &PoolRow<'_>, document: &Document) -> Result<(), CommitError> {
@@ -237,9 +282,10 @@ impl<'a> Rows<'a> {
         self.write("UPDATE sealed SET slots = ?2 WHERE pool = ?1", params![pool.number, slots.as_bytes()]).map(drop)
     }
 
-    pub(super) fn put_audit(self, pool: &PoolRow<'_>, entry: &AuditEntry) -> Result<(), CommitError> {
+    pub(super) fn put_audit(self, pool: &PoolRow<'_>, written: &Written) -> Result<(), CommitError> {
+        let (entry, text) = (&written.link().entry, written.text());
         let revision = int(entry.revision.get())?;
-        let (text, sum) = self.print(entry, &["audit", pool.name.as_str(), &revision.to_string()])?;
+        let sum = sum(text, &["audit", pool.name.as_str(), &revision.to_string()]);
         let sql = "INSERT INTO audit (pool, revision, text, sum) VALUES (?1, ?2, ?3, ?4)";
         self.write(sql, params![pool.number, revision, text, sum])?;
         let oldest = int(entry.revision.get().saturating_sub(AUDIT_KEPT))?;
@@ -341,15 +387,16 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn sum(text: &str, at: &[&str]) -> [u8; CHECKSUM_BYTES] {
+/// Checksum of a text in its place.
+pub(super) fn sum(text: &str, at: &[&str]) -> [u8; CHECKSUM_BYTES] {
     let parts: Vec<&[u8]> = at.iter().chain([&text]).map(|part| part.as_bytes()).collect();
     checksum(&parts)
 }
 
-/// Checksum of the row of a pool: revision, writes of parts, number of parts.
-fn pool_sum(name: &PoolName, counts: [i64; 3]) -> [u8; CHECKSUM_BYTES] {
-    let [revision, part_writes, parts] = counts.map(i64::to_be_bytes);
-    checksum(&[b"pool", name.as_str().as_bytes(), &revision, &part_writes, &parts])
+/// Checksum of the row of a pool: revision, writes of parts, number of parts, oldest audit entry; end of the audit log.
+fn pool_sum(name: &PoolName, counts: [i64; 4], chain: &[u8; 32]) -> [u8; CHECKSUM_BYTES] {
+    let [revision, part_writes, parts, first] = counts.map(i64::to_be_bytes);
+    checksum(&[b"pool", name.as_str().as_bytes(), &revision, &part_writes, &parts, &first, chain])
 }
 
 pub(super) fn int(value: u64) -> Result<i64, Refusal> {

@@ -2,6 +2,8 @@
 //!
 //! * Texts are JSON of the types in `engine::rollout`, each with a checksum that also covers its place, because SQLite
 //!   has none and a flipped bit in a generation is worse than a lost file.
+//! * `pool` has the end of the audit log's chain, so that the loss of its last entry is noticed; `enrolment_end` that of the log
+//!   of enrolment.
 //! * `sealed` holds one row of constant length for each pool, so that a key is always overwritten where it lies.  With
 //!   a row for each key SQLite would move rows when pages are balanced, and leaves their old bytes in the gap of a
 //!   rebuilt page even with `secure_delete` (SQLite 3.54.1, `rebuildPage` in btree.c).
@@ -21,8 +23,8 @@ pub(super) const APPLICATION_ID: i32 = 0x5446_4F43;
 /// Name of the missing function in a foreign writer's error.
 const GUARD: &str = "only_tfo_coordinator_writes_here";
 
-/// The schema that the first step makes.  Schemas 1 and 2 were those of builds before the first release; nothing reads them.
-pub(super) const FIRST: i64 = 3;
+/// The schema that the first step makes.  Schemas 1 to 4 were those of builds before the first release; nothing reads them.
+pub(super) const FIRST: i64 = 5;
 
 /// Each step makes the next schema; the first one makes [`FIRST`].  Steps that a release shipped never change.
 const STEPS: &[&str] = &[
@@ -38,6 +40,8 @@ const STEPS: &[&str] = &[
         revision INTEGER NOT NULL,
         part_writes INTEGER NOT NULL,
         parts INTEGER NOT NULL,
+        chain BLOB NOT NULL,
+        first INTEGER NOT NULL,
         sum BLOB NOT NULL
     ) STRICT;
     CREATE TABLE document (

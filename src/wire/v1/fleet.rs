@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::orders::{Closed, Waiver};
 use super::secret::SecretText;
+use tfo_model::caveat::Caveat;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
@@ -50,6 +51,10 @@ pub struct PoolStatus {
     pub backup: Option<SlotPrint>,
     /// The one thing to know about the pool, and what to do.
     pub verdict: Verdict,
+    /// Longest time for which a cookie is accepted while rotations run as planned, in seconds: an observer can follow a client
+    /// by it.
+    #[serde(default)]
+    pub cookie_lifetime_secs: u64,
     /// What paused it; null if it is not paused.
     pub paused: Option<Paused>,
     /// Why no rotation starts until an operator resumes; null without a hold.
@@ -187,7 +192,10 @@ pub struct SlotPairShown {
     pub backup: Option<SlotPrint>,
 }
 
-/// `GET /v1/pools/{pool}/nodes`.
+/// Longest time for which `GET /v1/pools/{pool}/nodes?fresh=true` waits for the nodes, in seconds.
+pub const FRESH_SECS_MAX: u64 = 10;
+
+/// `GET /v1/pools/{pool}/nodes`.  With `?fresh=true` the nodes whose requests the coordinator holds are asked first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nodes {
     /// The pool.
@@ -228,6 +236,12 @@ pub struct NodeStatus {
     pub agent: Option<String>,
     /// Its `net.ipv4.tcp_fastopen`.
     pub tcp_fastopen: Option<i32>,
+    /// What limits or endangers TFO there although its keys are right; empty as well until it has synced.
+    #[serde(default)]
+    pub caveats: Vec<Named<Caveat>>,
+    /// In how many network namespaces its keys were read back; null until it has synced.
+    #[serde(default)]
+    pub namespaces: Option<u64>,
     /// Why it is excluded; null if it is not.
     pub excluded: Option<Named<ExclusionReason>>,
     /// When an operator's exclusion ends; null without one.

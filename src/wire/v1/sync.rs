@@ -3,9 +3,11 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::secret::SecretText;
+use tfo_model::caveat::Caveat;
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named::Named;
 use tfo_model::node::{Counters, Session};
 use tfo_model::state::{Phase, SlotPrint};
 
@@ -15,11 +17,15 @@ pub const REQUEST_BYTES_MAX: usize = 4_096;
 /// Longest answer body in bytes that a node reads.
 pub const ANSWER_BYTES_MAX: usize = 4_096;
 
-/// Longest long poll in seconds; a coordinator cuts more to this.
-pub const WAIT_SECS_MAX: u64 = 60;
+/// Longest hold in seconds; a coordinator cuts more to this.
+pub const WAIT_SECS_MAX: u64 = 300;
 
 /// Header of an answer without content (204): its `absent_after_secs`, so that a node that gets no new keys knows it, too.
 pub const ABSENT_AFTER_HEADER: &str = "tfo-absent-after";
+
+/// Header of an answer without content, with any value: this coordinator has many more nodes than the others, so the node is
+/// to ask another one.
+pub const ELSEWHERE_HEADER: &str = "tfo-elsewhere";
 
 /// Largest `next_contact_secs`: a timer that fires once a week.
 pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
@@ -27,13 +33,20 @@ pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 /// Longest of the free texts (`kernel`, `agent`, `error`) in bytes.
 pub const TEXT_BYTES_MAX: usize = 128;
 
+/// The note of a node whose certificate ends and was not renewed, and the problem's kind on the node.
+pub const CERTIFICATE_ENDS: &str = "certificate_ends";
+
+/// Most `caveats`: more than there are, for agents of later releases.
+pub const CAVEATS_MAX: usize = 16;
+
 use tfo_model::node::KeySource;
 
 /// What a node reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncRequest {
-    /// How long the coordinator may hold the answer back while there is nothing new, 0 to [`WAIT_SECS_MAX`].
+    /// The longest that the node, and the path to it, bears an answer to be held back while there is nothing new, 0 to
+    /// [`WAIT_SECS_MAX`]; how long it is held, the coordinator chooses.
     pub wait_secs: u64,
     /// Latest time of the next sync, in seconds after the answer; at most [`NEXT_CONTACT_SECS_MAX`].
     pub next_contact_secs: u64,
@@ -57,7 +70,7 @@ pub struct SyncRequest {
     /// What keeps the node from converging, in snake case: `drift`, `boot_order`, ...; null if nothing does.  Beside an
     /// error, `installed` has the keys of the file and acknowledges nothing.
     pub error: Option<String>,
-    /// What its operator has to look at although it acknowledges, in snake case: `certificate_ends`; absent = nothing.
+    /// What its operator has to look at although it acknowledges, in snake case: [`CERTIFICATE_ENDS`]; absent = nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Whether its kernel keeps a backup key; absent = by `kernel` (Linux 5.3 and later).
@@ -66,6 +79,12 @@ pub struct SyncRequest {
     /// Where its keys come from.
     #[serde(default)]
     pub source: KeySource,
+    /// What limits or endangers TFO there although its keys are right, at most [`CAVEATS_MAX`]; absent = nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caveats: Vec<Named<Caveat>>,
+    /// In how many network namespaces its keys were read back; absent = unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<u64>,
 }
 
 /// Keys that are durable and read back.

@@ -1,6 +1,7 @@
 //! The agent with a coordinator: real TLS, real long polls, real keys in a kernel, against a coordinator that the test
 //! scripts.
 
+mod bears;
 mod detached;
 mod hostile;
 pub(crate) mod install;

@@ -181,11 +181,15 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     finds(&site, 0, &[("no_key", "warning")]);
 }
 
-/// Accepts connections and never says a word.
+/// Accepts connections and never says a word; the node prefers it to the other one.
 fn hung(site: &Site) -> (std::net::TcpListener, String) {
-    let listener = site.host.netns().run(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    (listener, url)
+    loop {
+        let listener = site.host.netns().run(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        if tfo_engine::route::preferred("n1.example.org", &[url.clone(), site.coordinator.url()])[0] == 0 {
+            return (listener, url);
+        }
+    }
 }
 
 #[test]

@@ -170,9 +170,9 @@ fn one_coordinator_that_has_not_heard_the_others_is_asked_again_at_once_and_with
     site.coordinator.expect(seen + 2, |_| true);
     let asked = site.coordinator.asked();
     let waits: Vec<&Value> = asked[seen..].iter().map(|asked| &asked.body["wait_secs"]).collect();
-    assert_eq!(waits[..3], [&json!(0), &json!(30), &json!(0)], "{waits:?}");
+    assert_eq!(waits[..3], [&json!(0), &json!(200), &json!(0)], "{waits:?}");
     // Where there are others, one of them has heard more.
-    let second = FakeCoordinator::start(site.host.netns(), &site.pki);
+    let second = FakeCoordinator::start_behind(&site.coordinator, "n1.example.org", site.host.netns(), &site.pki);
     second.tell(told(5, "steady", 1, Some(2)));
     let urls = [site.coordinator.url(), second.url()];
     site.host.configure(&source(&site.host, &urls, ""), "verify_interval = \"1s\"");

@@ -165,8 +165,9 @@ fn a_node_that_is_to_wait_for_the_first_key_is_not_ready_before_it() {
 fn the_next_coordinator_is_asked_in_a_session_of_its_own() {
     skip_unless!(need_netns());
     let mut site = Site::new();
-    let second = FakeCoordinator::start_on(site.host.netns(), &site.pki, "127.0.0.1:0");
-    let urls = [site.coordinator.url(), second.url()];
+    let second = FakeCoordinator::start_behind(&site.coordinator, "n1.example.org", site.host.netns(), &site.pki);
+    // The order of the list does not count.
+    let urls = [second.url(), site.coordinator.url()];
     site.host.configure(&source(&site.host, &urls, ""), "verify_interval = \"1s\"");
     site.coordinator.tell(told(1, "steady", 1, None));
     second.tell(told(2, "staged", 1, Some(2)));

@@ -13,7 +13,7 @@ use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, key_text, lasting};
 use tfo_testbed::kernel_clock::KernelClock;
-use tfo_testbed::output::stderr;
+use tfo_testbed::output::{json_of, stderr};
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -190,9 +190,14 @@ fn a_file_that_others_may_read_is_closed() {
     let open = || fs::set_permissions(host.sysctl_file(), fs::Permissions::from_mode(0o644)).unwrap();
     open();
     assert!(poll_until(SOON, || mode() == 0o600), "{}", daemon.log());
-    assert!(poll_until(SOON, || host.status()["drift_repairs"] == 1));
+    // A problem of its own name: no program has changed a key.
+    daemon.logs("sysctl_file_exposed");
+    assert_eq!(host.status()["drift_repairs"], 0, "{}", daemon.log());
     daemon.stop();
     open();
+    let checked = json_of(&host.run("check", &["--format", "json"]));
+    let found = checked["problems"].as_array().unwrap().iter().find(|problem| problem["kind"] == "sysctl_file_exposed");
+    assert_eq!(found.unwrap()["file"], host.sysctl_file().to_str().unwrap());
     host.once_ok();
     assert_eq!((mode(), host.kernel()), (0o600, key));
     assert_eq!(host.status()["installed_at"], installed_at, "its memory is kept");

@@ -55,6 +55,7 @@ fn status_json_is_what_was_promised() {
         "last_contact_at",
         "error",
         "namespaces",
+        "landlock",
     ];
     promised.sort_unstable();
     assert_eq!(keys_of(&status), promised);
@@ -67,7 +68,7 @@ fn status_json_is_what_was_promised() {
     assert!(status["clock_synchronised"].is_boolean() || status["clock_synchronised"].is_null());
     assert!(status["error"].is_null());
     let namespace = &status["namespaces"][0];
-    let mut promised = vec!["name", "primary", "backup", "verified_at", "tcp_fastopen"];
+    let mut promised = vec!["name", "found", "primary", "backup", "verified_at", "tcp_fastopen"];
     promised.sort_unstable();
     assert_eq!(keys_of(namespace), promised);
     assert_eq!(namespace["name"], "own");
@@ -193,13 +194,21 @@ fn a_reload_does_not_close_the_scrape() {
         assert!(!daemon.log().contains("cannot listen"), "{}", daemon.log());
     }
     // Another address, and none: the old one is closed.
-    host.configure(&lasting(&host), "verify_interval = \"1h\"\n[metrics]\nlisten = \"127.0.0.1:9441\"");
+    let other = "127.0.0.2:9440";
+    host.configure(&lasting(&host), &format!("verify_interval = \"1h\"\n[metrics]\nlisten = {other:?}"));
     daemon.signal(Signal::HUP);
     let open = |address: &str| host.netns().run(|| TcpStream::connect(address).is_ok());
-    assert!(poll_until(SOON, || open("127.0.0.1:9441") && !open(address)), "{}", daemon.log());
+    assert!(poll_until(SOON, || open(other) && !open(address)), "{}", daemon.log());
+    // Another port: a confined agent cannot, and says so.
+    if daemon.log().contains("landlock=\"full\"") {
+        host.configure(&lasting(&host), "verify_interval = \"1h\"\n[metrics]\nlisten = \"127.0.0.2:9441\"");
+        daemon.signal(Signal::HUP);
+        daemon.logs("cannot listen on port 9441");
+        assert!(open(other), "{}", daemon.log());
+    }
     host.configure(&lasting(&host), "verify_interval = \"1h\"");
     daemon.signal(Signal::HUP);
-    assert!(poll_until(SOON, || !open("127.0.0.1:9441")), "{}", daemon.log());
+    assert!(poll_until(SOON, || !open(other)), "{}", daemon.log());
 }
 
 pub(super) fn scrape(host: &DaemonHost, address: &str) -> String {

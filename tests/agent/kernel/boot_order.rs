@@ -203,6 +203,20 @@ fn layouts() -> Vec<(&'static str, Files, Winners)> {
         ("a path", vec![own(), ("etc/sysctl.d/99-x.conf", Text("/proc/sys/net/ipv4/tcp_fastopen_key = K2\n"))], (1, 1)),
         ("a leading slash", vec![own(), ("etc/sysctl.d/99-x.conf", Text("/net/ipv4/tcp_fastopen_key = K2\n"))], (2, 2)),
         ("two slashes", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net//ipv4/tcp_fastopen_key = K2\n"))], (2, 2)),
+        ("a leading dot", vec![own(), ("etc/sysctl.d/99-x.conf", Text(".NAME = K2\n"))], (2, 2)),
+        ("two dots", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net..ipv4.tcp_fastopen_key = K2\n"))], (2, 2)),
+        ("a dot at the end", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME. = K2\n"))], (2, 1)),
+        (
+            "a slash at the end",
+            vec![own(), ("etc/sysctl.d/99-x.conf", Text("net/ipv4/tcp_fastopen_key/ = K2\n"))],
+            (2, 1),
+        ),
+        ("another separator at the end", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME/ = K2\n"))], (1, 1)),
+        (
+            "a step back",
+            vec![own(), ("etc/sysctl.d/99-x.conf", Text("net/../net/ipv4/tcp_fastopen_key = K2\n"))],
+            (1, 2),
+        ),
         (
             "a link to elsewhere",
             vec![own(), ("etc/x", Text("NAME=K2\n")), ("etc/sysctl.d/99-x.conf", Link("../x"))],

@@ -12,7 +12,7 @@ use tfo_model::key_text;
 use tfo_testbed::cable::{self, CLIENT, KEYS, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::daemon::{DaemonHost, PYTHON};
 use tfo_testbed::output::stderr;
-use tfo_testbed::{NetNs, need_netns, skip_unless};
+use tfo_testbed::{NetNs, need_netns, skip, skip_unless};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
 const PORT: &str = "4242";
@@ -22,6 +22,8 @@ struct Wire {
     host: DaemonHost,
     client: NetNs,
     server: Running,
+    /// What stands before the commands of the script: nothing, or `mptcp`.
+    protocol: &'static [&'static str],
 }
 
 /// The addresses of one family: the server's, and two of the client's.
@@ -46,19 +48,19 @@ enum Syn {
 }
 
 impl Wire {
-    fn new(listener_key: Option<&str>) -> Self {
+    fn new(protocol: &'static [&'static str], listener_key: Option<&str>) -> Self {
         let (host, client) = (DaemonHost::new(), NetNs::new());
         cable::connect(&client, host.netns());
         host.netns().set("ipv4/tcp_fastopen", "2");
         client.set("ipv4/tcp_fastopen", "1");
         host.configure(&format!("[source]\nkind = \"file\"\npath = {:?}", host.path("keys")), "");
         let mut command = host.netns().command(PYTHON);
-        command.args([SCRIPT, "serve", PORT]).args(listener_key).stdout(Stdio::piped());
+        command.arg(SCRIPT).args(protocol).args(["serve", PORT]).args(listener_key).stdout(Stdio::piped());
         let mut server = Running(command.spawn().expect("the server starts"));
         let mut line = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
-        Self { host, client, server }
+        Self { host, client, server, protocol }
     }
 
     /// One phase: the agent installs these keys.
@@ -70,7 +72,8 @@ impl Wire {
 
     fn connect(&self, family: &Family, client: usize) -> Syn {
         let mut command = self.client.command(PYTHON);
-        command.args([SCRIPT, "connect", family.clients[client], family.server, PORT]);
+        command.arg(SCRIPT).args(self.protocol);
+        command.args(["connect", family.clients[client], family.server, PORT]);
         let output = command.output().expect("the client starts");
         let said = stderr(&output);
         let came: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
@@ -109,7 +112,27 @@ fn modelled(key: &str, family: &Family, client: usize) -> String {
 #[test]
 fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
     skip_unless!(need_netns());
-    let wire = Wire::new(None);
+    let wire = Wire::new(&[], None);
+    live_through_a_rotation(&wire);
+    assert!(wire.server.0.id() > 0);
+}
+
+/// Multipath TCP is what nginx, HAProxy and others listen with where it is switched on; its listeners have no key of their own.
+#[test]
+fn cookies_of_mptcp_listeners_live_as_long() {
+    skip_unless!(need_netns() && need_mptcp());
+    live_through_a_rotation(&Wire::new(&["mptcp"], None));
+}
+
+fn need_mptcp() -> bool {
+    let is_on = std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_ok_and(|switch| switch.trim() == "1");
+    if !is_on {
+        skip("this kernel has no Multipath TCP");
+    }
+    is_on
+}
+
+fn live_through_a_rotation(wire: &Wire) {
     for family in &FAMILIES {
         let [first, second, third] = KEYS;
         let start = wire.counters();
@@ -145,14 +168,13 @@ fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
         assert_eq!(wire.connect(family, 1), Syn::Accepted);
         assert_eq!(counts(), [6, 1, 1]);
     }
-    assert!(wire.server.0.id() > 0);
 }
 
 #[test]
 fn a_listener_key_overrides_ours() {
     skip_unless!(need_netns());
     // Raw bytes of the listener's own key, and its text.
-    let wire = Wire::new(Some("101112131415161718191a1b1c1d1e1f"));
+    let wire = Wire::new(&[], Some("101112131415161718191a1b1c1d1e1f"));
     let family = &FAMILIES[0];
     wire.install(&[KEYS[1]]);
     assert_eq!(wire.connect(family, 0), Syn::Asked);

@@ -228,6 +228,14 @@ fn the_queries_of_the_dashboard_are_well_formed() {
     assert!(queries.len() > 25, "{queries:?}");
     // A number that is made up where nothing is scraped would be green.
     assert!(queries.iter().all(|query| !query.contains("vector(")), "{queries:?}");
+    // What every coordinator of a pool says is not added up.
+    for query in queries.iter().map(String::as_str).chain(rules().lines()) {
+        assert_eq!(added_up(query), [""; 0], "{query}");
+    }
+    assert_eq!(
+        added_up("sum by (pool) (tfo_coordinator_pool_required{pool=~\".*\"})"),
+        ["tfo_coordinator_pool_required"]
+    );
     // Coordinators and agents have jobs of their own.
     for query in drawn(&dashboard) {
         for (name, inside) in selectors(&query) {
@@ -235,6 +243,20 @@ fn the_queries_of_the_dashboard_are_well_formed() {
             assert!(inside.contains(&format!("job=~\"{job}\"")), "{name}{{{inside}}}");
         }
     }
+}
+
+/// Gauges of a pool that a query adds up, as if each were of one coordinator alone.
+fn added_up(query: &str) -> Vec<&str> {
+    let is_added = |name: &str| {
+        let before = query.split(name).next().unwrap_or_default();
+        let Some((function, _)) = before.rsplit_once('(') else { return false };
+        let function = function.trim_end();
+        let function =
+            if function.ends_with(')') { function.rsplit_once(" by ").unwrap_or_default().0 } else { function };
+        ["sum", "avg"].iter().any(|adds| function.ends_with(adds))
+    };
+    let of_pools = |name: &&str| name.starts_with("tfo_coordinator_pool_") && !name.ends_with("_total");
+    selectors(query).into_iter().map(|(name, _)| name).filter(of_pools).filter(|name| is_added(name)).collect()
 }
 
 fn promtool(arguments: &[&str]) {

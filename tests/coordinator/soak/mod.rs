@@ -23,6 +23,7 @@ use size::Size;
 use tfo_testbed::coordinator::World;
 use tfo_testbed::pki::Ca;
 use tfo_testbed::random::Dice;
+use tfo_testbed::soaked::{Soaked, soaked};
 use tfo_testbed::swarm::{Fault, Plan, Swarm, lock};
 use tfo_testbed::{NetNs, by_size, need_netns, poll_until, skip_unless};
 
@@ -84,8 +85,7 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
     let authority = Ca::new("swarm");
     world.put("ca.crt", format!("{}{}", world.ca.pem, authority.pem).as_bytes(), 0o644);
     world.start();
-    let plan =
-        Plan { server: world.api, server_ca: world.ca.pem.clone(), agents: 0..AGENTS, poll_secs: 5, strict: true };
+    let plan = Plan { strict: true, ..Plan::for_one(world.api, world.ca.pem.clone(), 0..AGENTS) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let swarm = {
         let _inside = runtime.enter();
@@ -100,6 +100,7 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
     real.end();
     runtime.block_on(swarm.end());
     assert!(world.stop().success());
+    soaked(Soaked::Real, Duration::from_secs(secs));
 }
 
 /// Lets the real agents reach the coordinator over their wires too: this network has no other clients.

@@ -1,7 +1,7 @@
 //! Who is let in.
 
 use rcgen::ExtendedKeyUsagePurpose;
-use rustls::AlertDescription as Alert;
+use rustls::{AlertDescription as Alert, CipherSuite};
 use tfo_coordinator::server::{Limits, Reason};
 use tfo_wire::error::ErrorKind;
 use tokio::io::AsyncWriteExt;
@@ -23,6 +23,12 @@ async fn a_peer_is_the_dns_names_of_its_certificate() {
         assert_eq!(answer.headers["cache-control"], "no-store");
     }
     assert_eq!(stream.get_ref().1.alpn_protocol(), None, "the client asked for none");
+    let suite = stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite());
+    assert_eq!(
+        suite,
+        Some(CipherSuite::TLS13_AES_128_GCM_SHA256),
+        "the client prefers another one, and the server decides"
+    );
 }
 
 #[tokio::test]

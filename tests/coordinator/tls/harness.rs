@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,16 +107,32 @@ impl Bench {
 
     /// With peers that IDs of this trust domain name.
     pub(crate) fn within(domain: Option<TrustDomain>, files: Files, ca: &Ca, limits: Limits) -> Self {
+        Self::serving(echo(), domain, (files, ca), limits)
+    }
+
+    /// With these routes.
+    pub(crate) fn serving(router: Router, domain: Option<TrustDomain>, of: (Files, &Ca), limits: Limits) -> Self {
+        Self::serving_at("127.0.0.1:0", router, domain, of, limits)
+    }
+
+    /// The same at this address of the thread's network namespace.
+    pub(crate) fn serving_at(
+        address: &str,
+        router: Router,
+        domain: Option<TrustDomain>,
+        (files, ca): (Files, &Ca),
+        limits: Limits,
+    ) -> Self {
         let tls = ServerTls::load(files.server(), domain).expect("the files are good");
         let is_operator = |peer: &Peer| peer.names.iter().any(|name| name.as_str().starts_with("ops"));
         tls.give_grace_to(is_operator);
         let server = Arc::new(Server::new(limits).keeping_places(is_operator));
-        let listener = listen("127.0.0.1:0".parse().unwrap()).expect("loopback has free ports");
+        let listener = listen(address.parse().unwrap()).expect("it has free ports");
         let address = listener.local_addr().expect("a bound socket");
         let shutdown = CancellationToken::new();
         let task = tokio::spawn({
             let (server, tls, shutdown) = (Arc::clone(&server), Arc::clone(&tls), shutdown.clone());
-            async move { server.serve(listener, tls, echo(), shutdown).await }
+            async move { server.serve(listener, tls, router, shutdown).await }
         });
         let server_ca = ca.pem.clone();
         Self { files, tls, server, address, shutdown, task, server_ca }
@@ -165,8 +181,12 @@ pub(crate) struct Client {
 impl Client {
     /// Does the handshake.  With TLS 1.3 that says nothing about whether the server takes the certificate.
     pub(crate) async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::IpAddress(self.address.ip().into());
+        self.connect_over(TcpStream::connect(self.address).await?).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn connect_over(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         within(TlsConnector::from(Arc::clone(&self.config)).connect(name, stream)).await
     }
 

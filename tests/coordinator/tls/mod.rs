@@ -7,5 +7,6 @@ mod handshake;
 mod harness;
 mod lifecycle;
 mod limits;
+mod parked;
 mod reload;
 mod spiffe;

@@ -34,6 +34,11 @@ fn a_first_key_a_rotation_and_what_is_seen_of_them() {
     let nodes = operator.json(&["nodes"], 0);
     assert_eq!(nodes["fingerprints"][0]["nodes"], 3);
     assert_eq!(actions(&fleet), ["first_key", "resume", "rotate", "promote", "settle"]);
+    let whole = operator.json(&["audit", "--verify"], 0);
+    assert_eq!(
+        (&whole["whole"], &whole["entries"], &whole["first"], &whole["broken"]),
+        (&json!(true), &json!(5), &json!(1), &json!(null))
+    );
     let log = operator.ok(&["audit", "--after", "2"]);
     assert!(log.contains("  staged  ops1.test  rotate  \"weekly\""), "{log}");
     // What was shown and logged has no byte of a key.

@@ -167,7 +167,7 @@ pub(crate) fn pool(with: Value) -> Value {
         "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2020-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
         "policy_differs": [], "policy_waits": false, "calendar": null, "deaf_since": null, "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
-        "next_exclusion_at": null, "waiver": null, "rotate_refused": null
+        "next_exclusion_at": null, "waiver": null, "rotate_refused": null, "cookie_lifetime_secs": 172_800
     });
     merge(&mut status, with);
     status
@@ -192,7 +192,7 @@ pub(crate) fn node(name: &str, with: Value) -> Value {
         "node": name, "state": "converged", "generation": 12, "primary": key(7, 'a'), "backup": key(6, 'b'),
         "last_report_at": "2026-11-22T22:00:00Z", "behind_since": null, "source": "coordinator", "error": null,
         "kernel": "6.1.0", "agent": "0.1.0", "tcp_fastopen": 3, "excluded": null, "excluded_until": null, "moved_to": null,
-        "connected": null, "connected_since": null, "certificate_until": null, "note": null
+        "connected": null, "connected_since": null, "certificate_until": null, "note": null, "caveats": [], "namespaces": null
     });
     merge(&mut node, with);
     node

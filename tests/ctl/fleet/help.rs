@@ -10,9 +10,27 @@ fn ctl(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// The fleet commands of docs/reference/commands.md.
-const COMMANDS: [&str; 19] = [
-    "pools", "nodes", "rotate", "pause", "resume", "abort", "advance", "import", "recover", "exclude", "include",
-    "deny", "allow", "forget", "move", "expect", "audit", "watch", "contexts",
+const COMMANDS: [&str; 20] = [
+    "pools",
+    "nodes",
+    "rotate",
+    "pause",
+    "resume",
+    "abort",
+    "advance",
+    "import",
+    "recover",
+    "exclude",
+    "include",
+    "deny",
+    "allow",
+    "forget",
+    "move",
+    "expect",
+    "audit",
+    "watch",
+    "coordinators",
+    "contexts",
 ];
 
 #[test]

@@ -105,7 +105,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     ]);
     let split = verdict("critical", "split", "split: 2 nodes refuse cookies", json!("tfoctl exclude cp3.test"));
     let status = pool(json!({"required": 3, "converged": 2, "reporting": 1, "verdict": split}));
-    let (operator, _coordinator) = Operator::with(&status, &nodes);
+    let (operator, coordinator) = Operator::with(&status, &nodes);
     let shown = operator.ok(&["nodes"]);
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines[0], "pool edge: steady, generation 12, 2 of 3 required nodes converged");
@@ -122,6 +122,9 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     assert_eq!(operator.ok(&["nodes", "--all"]).lines().count(), 14);
     assert!(!operator.ok(&["nodes"]).contains('\u{1b}'), "no colours off a terminal");
     assert_eq!(operator.json(&["nodes"], 0)["nodes"], nodes);
+    let asked = || coordinator.asked().into_iter().filter(|asked| asked.what.contains("/nodes?fresh=true")).count();
+    assert_eq!(asked(), 0);
+    assert_eq!((operator.json(&["nodes", "--fresh"], 0)["nodes"].clone(), asked()), (nodes, 1));
 }
 
 #[test]

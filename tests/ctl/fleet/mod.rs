@@ -2,6 +2,7 @@
 //! asked, what is shown, what is refused, and how it ends.
 
 mod commands;
+mod coordinators;
 mod end_to_end;
 pub(crate) mod fake;
 mod gone;
@@ -14,3 +15,4 @@ mod real;
 mod rotating;
 mod screens;
 mod several;
+mod verifying;

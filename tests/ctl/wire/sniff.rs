@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 
 use super::world::{A, B, C, Cable, at, connect, echo, fingerprint, key_file, tfoctl};
 use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
+use tfo_testbed::daemon::PYTHON;
 use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch, skip_unless};
 
@@ -306,6 +308,54 @@ fn a_rotation_meanwhile_is_followed() {
     assert_eq!(line(), expect("grant", Some("primary")));
     assert_eq!(line(), expect("cookie", Some("primary")));
     assert!(listening.running.0.wait().unwrap().success());
+}
+
+/// A SYN with these options, from a raw socket: python's arguments are source, target, port and the options in hex.
+const SYN: &str = "
+import socket, struct, sys
+source, target, port, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), bytes.fromhex(sys.argv[4])
+options += bytes([1]) * (-len(options) % 4)
+head = lambda checksum: struct.pack('!HHLLBBHHH', 40000, port, 1, 0, (20 + len(options)) // 4 << 4, 2, 64000, checksum, 0)
+pseudo = socket.inet_aton(source) + socket.inet_aton(target) + struct.pack('!BBH', 0, 6, 20 + len(options))
+words = pseudo + head(0) + options
+total = sum(struct.unpack('!%dH' % (len(words) // 2), words))
+while total >> 16:
+    total = (total & 0xffff) + (total >> 16)
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+    raw.bind((source, 0))
+    raw.sendto(head(~total & 0xffff) + options, (target, 0))
+";
+
+/// Of two Fast Open options in a SYN, `sniff` names the one that this kernel goes by.
+#[test]
+fn of_several_options_the_kernels_is_named() {
+    skip_unless!(need_netns() && need_tool("python3"));
+    let cable = Cable::new();
+    echo(&cable.server, PORT);
+    // A cookie that no key made: to go by it is counted as a failure, to go by a request as a request.
+    let (cookie, other, request, odd) = ("220a0102030405060708", "fe0cf9890807060504030201", "fe04f989", "220501 0203");
+    let counts = || {
+        let found = cable.server.run(|| TfoCounters::read(Path::new(NETSTAT_PATH)).unwrap());
+        (found.passive_fail.unwrap(), found.cookie_reqd.unwrap())
+    };
+    for (options, kind, shown) in [
+        ([cookie, request], "request", None),
+        ([request, cookie], "cookie", Some("0102030405060708")),
+        ([cookie, other], "cookie", Some("0807060504030201")),
+        ([other, cookie], "cookie", Some("0102030405060708")),
+        ([cookie, odd], "cookie", Some("0102030405060708")),
+    ] {
+        let (listening, before) = (Listening::start(&cable.server, &["-i", "cable"]), counts());
+        let mut python = cable.client.command(PYTHON);
+        python.args(["-c", SYN, CLIENT[0], SERVER[0], &PORT.to_string()]).arg(options.concat().replace(' ', ""));
+        assert!(python.status().unwrap().success());
+        let rise = if kind == "request" { (before.0, before.1 + 1) } else { (before.0 + 1, before.1) };
+        assert!(poll_until(SOON, || counts() == rise), "{options:?}: {before:?} {:?}", counts());
+        let (_, lines, _) = sniffed(&listening.stop());
+        let syns: Vec<_> = lines.iter().filter(|line| line["kind"] != "grant").collect();
+        assert_eq!(syns.len(), 1, "{lines:#?}");
+        assert_eq!((syns[0]["kind"].as_str(), syns[0]["cookie"].as_str()), (Some(kind), shown), "{options:?}");
+    }
 }
 
 #[test]

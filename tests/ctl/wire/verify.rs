@@ -93,6 +93,36 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
 }
 
 #[test]
+fn a_monitor_takes_every_phase_of_a_rotation_and_no_other_key() {
+    skip_unless!(need_netns());
+    let fleet = Fleet::new(4, &format!("{A},{B}"));
+    let dir = scratch();
+    let keys = key_file(&dir, "keys", &format!("{A},{B}\n"));
+    let expect = ["--key-file", keys.to_str().unwrap(), "--expect"];
+    let expected = |(results, code): &(Vec<Value>, i32)| {
+        (results.iter().map(|result| result["expected"].clone()).collect::<Vec<_>>(), *code)
+    };
+    let (yes, no) = ((vec![json!(true); 2], 0), (vec![json!(false); 2], 1));
+
+    assert_eq!(expected(&verify(&fleet, &expect)), yes, "staged");
+    // A wave: some nodes make cookies of the next key already.
+    fleet.nodes[0].set_keys(&format!("{B},{A}"));
+    let wave = verify(&fleet, &expect);
+    assert_eq!((expected(&wave), verdicts(&wave.0)), (yes, vec![("split", 2); 2]));
+    let (without, code) = verify(&fleet, &expect[..2]);
+    assert_eq!((&without[0]["expected"], code), (&Value::Null, 1), "a split for those who do not know better");
+
+    fleet.nodes[1].set_keys(C);
+    assert_eq!(expected(&verify(&fleet, &expect)), no, "a key that no file has");
+    fleet.nodes[1].set_keys(&format!("{A},{B}"));
+    fleet.nodes[2].set("ipv4/tcp_fastopen", "1");
+    assert_eq!(expected(&verify(&fleet, &expect)), no, "an answer without a cookie");
+
+    let output = tfoctl(&fleet.client, &["verify", VIP[0], "--expect"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "it needs the keys that it is to expect");
+}
+
+#[test]
 fn nodes_without_tfo_or_without_an_answer_are_told() {
     skip_unless!(need_netns() && need_tool("nft"));
     let fleet = Fleet::new(3, A);

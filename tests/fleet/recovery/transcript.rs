@@ -23,6 +23,7 @@ fn run_all(shown: &str) -> String {
     for (prompt, command) in transcript::typed(shown) {
         if command == "tfoctl nodes" && !started {
             fleet.serve();
+            fleet.hosts.iter().for_each(|host| host.netns().set("ipv4/tcp_fastopen", "3"));
             fleet.start_agents();
             fleet.until_known(3);
             started = true;

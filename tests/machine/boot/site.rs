@@ -7,6 +7,10 @@ use std::process::Stdio;
 use tfo_testbed::machine::{Image, Machine};
 use tfo_testbed::output::stdout;
 use tfo_testbed::package::Packages;
+use tfo_testbed::{SOON, poll_until};
+
+/// The coordinator's configuration.
+const CONFIG: &str = "/etc/tfo-fleet/coordinator.toml";
 
 /// Who is who, in place of a DNS.
 const HOSTS: &str = "127.0.0.1 localhost\n10.99.0.1 tfo1.example.org\n";
@@ -80,6 +84,21 @@ impl Site {
     pub(crate) fn bring(&self, from: &str, name: &str, to: &str) {
         let content = self.on("tfo1").read(&format!("/root/{from}"));
         self.on(name).write_new(to, &content);
+    }
+
+    /// A wave is watched for a minute: not in a test.  For a coordinator that `init` has made.
+    pub(crate) fn hasten(&self) {
+        let center = self.on("tfo1");
+        let text = center.read(CONFIG);
+        let text = text.replace("#promote_waves = [\"5%\", \"100%\"]", "promote_waves = [\"100%\"]");
+        center.write(CONFIG, &text.replace("#health_window = \"1m\"", "health_window = \"0s\""));
+        center.run(&["systemctl", "reload", "tfo-coordinator"]);
+        let differs = || {
+            let pools: serde_json::Value =
+                serde_json::from_str(&center.run(&["tfoctl", "pools", "--format", "json"])).unwrap_or_default();
+            pools["pools"][0]["policy_differs"].clone()
+        };
+        assert!(poll_until(SOON, || differs() == serde_json::json!([])), "{}", differs());
     }
 
     /// What the kernels of both nodes hold; fails unless it is the same.

@@ -4,7 +4,7 @@
 use super::site::Site;
 use super::{KEY_FILE, UNSET, need, told};
 use tfo_testbed::package::Packages;
-use tfo_testbed::{SOON, poll_until, skip_unless, transcript};
+use tfo_testbed::{skip_unless, transcript};
 
 /// The page.
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
@@ -14,7 +14,6 @@ const SECTION: &str = "## From packages to the first rotation";
 const COMMANDS_MAX: usize = 10;
 /// What `tfo-agent join` asks on a terminal (tests/agent/join.rs types there); the page shows it with the token.
 const PROMPT: &str = "Token, then Enter: ";
-const CONFIG: &str = "/etc/tfo-fleet/coordinator.toml";
 
 /// Types it all; pastes the token where it is asked for.
 fn walk(packages: &Packages, shown: &str) -> Site {
@@ -32,25 +31,10 @@ fn walk(packages: &Packages, shown: &str) -> Site {
             }
         }
         if command.starts_with("tfo-coordinator init") {
-            hasten(&site);
+            site.hasten();
         }
     }
     site
-}
-
-/// A wave is watched for a minute: not in a test.
-fn hasten(site: &Site) {
-    let center = site.on("tfo1");
-    let text = center.read(CONFIG);
-    let text = text.replace("#promote_waves = [\"5%\", \"100%\"]", "promote_waves = [\"100%\"]");
-    center.write(CONFIG, &text.replace("#health_window = \"1m\"", "health_window = \"0s\""));
-    center.run(&["systemctl", "reload", "tfo-coordinator"]);
-    let differs = || {
-        let pools: serde_json::Value =
-            serde_json::from_str(&center.run(&["tfoctl", "pools", "--format", "json"])).unwrap_or_default();
-        pools["pools"][0]["policy_differs"].clone()
-    };
-    assert!(poll_until(SOON, || differs() == serde_json::json!([])), "{}", differs());
 }
 
 #[test]

@@ -132,6 +132,15 @@ fn a_nodes_request() {
 }
 
 #[test]
+fn a_nodes_request_without_hyper() {
+    let head = "POST /v1/pools/edge/sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let whole = format!("{head}content-length: 2\r\n\r\n{{}}");
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
+    let two = format!("{whole}{whole}");
+    fuzz("whole_request", [whole, chunked, two].map(String::into_bytes).to_vec(), targets::whole_request);
+}
+
+#[test]
 fn a_token() {
     let pin = "AAAAAAAAAAAAAAAAAAAAAA";
     let token = |urls: &str| format!("tfo1.0123456789ab.{pin}.{pin}.{urls}\n").into_bytes();

@@ -2,8 +2,14 @@
 //! of the input, so that the driver can tell a new case from an old one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read as _;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
+use axum::http::{Request, Response};
+use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tfo_agent::contact::Instructed;
 use tfo_config::agent::AgentSettings;
@@ -23,6 +29,7 @@ use tfo_pki::token::Token;
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorBody;
 use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What became of an input; equal for inputs that went the same way.
 pub(crate) fn class(of: impl Hash) -> u64 {
@@ -219,4 +226,60 @@ pub(crate) fn enrol_request(bytes: &[u8]) -> u64 {
         }
         Err(error) => class(error.classify() as u8),
     }
+}
+
+/// Bytes that have come; more of them may.
+struct Open(std::io::Cursor<Vec<u8>>);
+
+impl AsyncRead for Open {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let mut room = vec![0; into.remaining()];
+        match self.0.read(&mut room)? {
+            0 => Poll::Pending,
+            read => {
+                into.put_slice(&room[..read]);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+/// What hyper makes of bytes: the requests, each with its body, and whether nothing else is left of them.
+fn by_hyper(bytes: &[u8]) -> (Vec<Request<Bytes>>, bool) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let collected = Arc::clone(&heard);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let collected = Arc::clone(&collected);
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = axum::body::to_bytes(axum::body::Body::new(body), usize::MAX).await?;
+            collected.lock().unwrap().push(Request::from_parts(head, body));
+            Ok::<_, axum::Error>(Response::new(axum::body::Body::empty()))
+        })
+    });
+    let stream = tokio::io::join(Open(std::io::Cursor::new(bytes.to_vec())), tokio::io::sink());
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.max_buf_size(8_192).max_headers(64).header_read_timeout(None);
+    let mut connection = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    // Everything is there: what one poll leaves to be done, the next ones do.
+    let polls = (0..100).map(|_| connection.poll_without_shutdown(&mut Context::from_waker(Waker::noop())));
+    let is_content = !matches!(polls.into_iter().find(Poll::is_ready), Some(Poll::Ready(Err(_))));
+    let parts = connection.into_parts();
+    let unread = parts.read_buf.len() + bytes.len() - usize::try_from(parts.io.inner().reader().0.position()).unwrap();
+    (std::mem::take(&mut heard.lock().unwrap()), is_content && unread == 0)
+}
+
+/// A node's request as its connection has it: what is taken without hyper is all that hyper takes of it, and the same.
+pub(crate) fn whole_request(bytes: &[u8]) -> u64 {
+    let (heard, is_content) = by_hyper(bytes);
+    let taken = tfo_coordinator::server::whole_request(bytes);
+    if let Some(taken) = &taken {
+        assert!(is_content && heard.len() == 1, "{} requests for hyper", heard.len());
+        let shown = |request: &Request<Bytes>| {
+            let (head, body) = (request.uri().to_string(), request.body().to_vec());
+            (request.method().clone(), head, request.version(), request.headers().clone(), body)
+        };
+        assert_eq!(shown(taken), shown(&heard[0]));
+    }
+    class((taken.is_some(), heard.len(), is_content, taken.map(|taken| taken.headers().len())))
 }

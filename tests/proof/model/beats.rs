@@ -7,17 +7,20 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::rollout::parts::{Beat, PoolContent, Stamp, Writes};
+use tfo_engine::rollout::parts::{About, Beat, PoolContent, Stamp, Writes};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::sync::Recording;
 use tfo_model::ids::CoordinatorName;
 use tfo_model::time::UnixTime;
 
-use super::step::{Event, small};
-use super::world::{Coordinator, Off, Stored, World, coordinator_name, plain};
+use super::event::{Event, narrow};
+use super::rules::Off;
+use super::stored::{Stored, plain};
+use super::world::{Coordinator, World, coordinator_name};
 
 /// Longest time between two looks that counts, and so many of them that a life's beats vouch.
 const LOOK: Duration = Duration::from_secs(10);
+
 const LOOKS: u32 = 4;
 
 /// Names, and processes beyond them are older ones of the same names.
@@ -67,19 +70,24 @@ impl World {
         Rc::new(Stored { content: self.store.content.clone().owned_by(self.name(c)) })
     }
 
+    /// Whether a copy lacks something of what is stored.
+    pub(crate) fn is_behind(&self, copy: &Stored) -> bool {
+        copy.document != self.store.document || copy.content.parts() != self.store.content.parts()
+    }
+
     pub(crate) fn beat_events(&self, events: &mut Vec<Event>) {
         if !self.has_beats {
             return;
         }
         for (c, coordinator) in self.coordinators.iter().enumerate() {
-            events.push(Event::Beat(small(c)));
+            events.push(Event::Beat(narrow(c)));
             if !coordinator.unwritten.is_empty() {
-                events.push(Event::Flush(small(c)));
+                events.push(Event::Flush(narrow(c)));
             }
             let has_beaten =
                 |backup: &Rc<Stored>| coordinator.holds_name && self.stamp_in(backup, c) < coordinator.last;
             if self.budget.survivals > 0 && c < NAMES && self.backup.as_ref().is_some_and(has_beaten) {
-                events.push(Event::RestoreUnder(small(c)));
+                events.push(Event::RestoreUnder(narrow(c)));
             }
         }
         if self.budget.take_overs > 0 && self.coordinators.len() == NAMES {
@@ -111,7 +119,8 @@ impl World {
             return true;
         }
         coordinator.life.end();
-        (coordinator.looked, coordinator.copy, coordinator.holds_name) = (None, None, false);
+        (coordinator.looked, coordinator.copy, coordinator.next) = (None, None, None);
+        coordinator.holds_name = false;
         true
     }
 
@@ -171,9 +180,16 @@ impl World {
         let by = self.name(c);
         let copy = self.seen_by(c).content.clone().owned_by(by.clone());
         let silent = if coordinator.holds_name && coordinator.looked.is_some() { self.silent(c, &copy) } else { None };
-        let beat = Beat { stamp, vouches: silent.is_some(), at: UnixTime::from_secs(0), tally: None };
+        let beat =
+            Beat { stamp, vouches: silent.is_some(), at: UnixTime::from_secs(0), tally: None, about: About::default() };
         let silent = silent.unwrap_or_default();
-        let writes = Writes { acks: copy.marked_silent(&silent), beat: Some(beat), ..Writes::default() };
+        // What its nodes reported last it knows, however far its copy is behind.
+        let own = if self.is_lagging && self.coordinators[c].copy.is_some() {
+            PoolContent::new(copy.snapshot().document.clone(), self.parts_known_to(c)).owned_by(by.clone())
+        } else {
+            copy
+        };
+        let writes = Writes { acks: own.marked_silent(&silent), beat: Some(beat), ..Writes::default() };
         let mut content = self.store.content.clone();
         content.write(&by, &writes);
         self.store = plain(content, self.counts());
@@ -183,7 +199,7 @@ impl World {
     }
 
     /// The nodes of its roster that a coordinator has not heard in this life; none before its life has begun.
-    fn silent(&self, c: usize, copy: &PoolContent) -> Option<Vec<tfo_model::ids::NodeId>> {
+    pub(super) fn silent(&self, c: usize, copy: &PoolContent) -> Option<Vec<tfo_model::ids::NodeId>> {
         let mut life = self.coordinators[c].life.clone();
         (0..LOOKS).for_each(|look| life.observe(LOOK * look, copy.snapshot()));
         let unwritten = &self.coordinators[c].unwritten;
@@ -199,14 +215,17 @@ impl World {
         for c in (0..self.coordinators.len()).filter(|c| *c != survivor) {
             self.restart_coordinator(c);
         }
-        self.coordinators[survivor].copy = Some(self.owned(survivor));
+        if self.coordinators[survivor].copy.is_none() {
+            self.coordinators[survivor].copy = Some(self.owned(survivor));
+        }
         self.go_back()
     }
 
     /// The process that had the first coordinator's name stands still with what it has, and the name's new one starts.
     pub(crate) fn take_over(&mut self) -> bool {
         self.budget.take_overs -= 1;
-        let zombie = Coordinator { copy: Some(self.owned(0)), ..self.coordinators[0].clone() };
+        let copy = self.coordinators[0].copy.clone().or_else(|| Some(self.owned(0)));
+        let zombie = Coordinator { copy, ..self.coordinators[0].clone() };
         self.restart_coordinator(0);
         self.coordinators.push(zombie);
         true

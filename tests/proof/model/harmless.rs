@@ -4,7 +4,9 @@ use tfo_engine::rollout::parts::{Entry, PoolContent, Writes};
 use tfo_engine::rollout::record::Exclusion;
 use tfo_model::ids::CoordinatorName;
 
-use super::world::{Off, World, plain};
+use super::rules::Off;
+use super::stored::plain;
+use super::world::World;
 
 impl World {
     /// Without one of them a write also takes the place of what it should not touch.
@@ -19,7 +21,7 @@ impl World {
                 match record.and_then(|record| record.session).filter(|open| *open != later.session) {
                     Some(session) => {
                         let answers = record.and_then(|record| record.exclusion);
-                        writes.entries.insert(node, Entry { session, answers, first: later.ack });
+                        writes.entries.insert(node, Entry { session, answers, first: later.ack.clone() }.into());
                     }
                     None => {
                         writes.acks.insert(node, later);

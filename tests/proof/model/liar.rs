@@ -14,8 +14,8 @@ use tfo_model::count::Generation;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::time::UnixTime;
 
+use super::event::Event;
 use super::settle::{apply, round_of_node};
-use super::step::Event;
 use super::world::{Op, World, coordinator_name, number, pool_id, pool_key};
 
 /// What a stolen node reports.  It always declares the longest period that the pool allows.
@@ -73,7 +73,7 @@ impl World {
             source: KeySource::Coordinator,
             holds: None,
         };
-        let sync = Sync { session: Session { ordinal, nonce: 0 }, seen: Generation::new(seen), report };
+        let sync = Sync { session: Session { ordinal, nonce: 0 }, seen: Generation::new(seen), report: report.into() };
         match record(document, before.as_ref(), &id, &sync, (&coordinator_name(0), UnixTime::from_secs(0))) {
             Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
                 self.store_sync(0, n, recording);

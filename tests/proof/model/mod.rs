@@ -1,11 +1,29 @@
 //! Model check over the engine's own code: worlds, their steps, the search, and the checks.
 
+mod agents;
+mod bases;
 mod beats;
 mod check;
+mod commits;
+mod decisions;
+mod encode;
+mod event;
+mod ghosts;
 mod harmless;
+mod holds;
 mod liar;
+mod needed;
+mod orders;
 mod pools;
+mod properties;
+mod requests;
+mod restores;
+mod rules;
 mod search;
 mod settle;
 mod step;
+mod stored;
+mod together;
+mod watched;
 mod world;
+mod worlds;

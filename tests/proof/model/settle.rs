@@ -1,11 +1,12 @@
 //! "After faults stop it converges": from a reached world, everything works from now on, and the operator does the
 //! obvious.
 
-use super::step::Event;
-use super::world::{Op, World};
 use tfo_engine::rollout::barrier::{Barrier, conflict};
 use tfo_engine::rollout::document::Stage;
 use tfo_engine::rollout::record::NodeRecord;
+
+use super::event::Event;
+use super::world::{Op, World};
 
 /// Rounds in which every node and coordinator does everything once; a rotation takes about ten.
 const ROUNDS_MAX: usize = 60;
@@ -37,6 +38,7 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
         for _ in 0..2 {
             for c in 0..world.coordinators.len() {
                 apply(&mut world, Event::Look(u8::try_from(c).unwrap()));
+                apply(&mut world, Event::Watch(u8::try_from(c).unwrap()));
                 if world.has_beats {
                     apply(&mut world, Event::Beat(u8::try_from(c).unwrap()));
                 }

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tfo_engine::fence::{Ask, Link};
-use tfo_engine::rollout::barrier::conflict;
-use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
-use tfo_engine::rollout::parts::{Ack, Beat, Entry, Excluded, Later, Parts, PoolContent, Stamp, Writes};
+use tfo_engine::rollout::document::{Document, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::parts::{Ack, Entry, Later, Parts, PoolContent, Stamp, Writes};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::record::{Installed, NodeRecord, Report};
+use tfo_engine::rollout::record::{Installed, Report};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
@@ -21,99 +21,8 @@ use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 
-/// One rule, switched off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Off {
-    BarrierBeforePromote,
-    BarrierBeforeStage,
-    SwapOnRevision,
-    AbortRests,
-    AbortHasNoStagedWayBack,
-    AdmissionBeforeAnswer,
-    AnswerFromStore,
-    FenceInFile,
-    MembersFromOneSnapshot,
-    AckNeedsDurableFile,
-    ReturnByAdmission,
-    ReturnerAdmittedFirst,
-    FrozenAfterRestore,
-    CommandsWaitForNodes,
-    StoredAcksDoNotCount,
-    BarrierBeforeDrop,
-    ImportOnlyIntoEmpty,
-    ExpectedNodesFirst,
-    JoinerWaitsForKeys,
-    OneSlotIsNeverRequired,
-    OwnAnswerOnly,
-    NobodyIsToldBeforeAllAreHeard,
-    LifeEndsWithItsStore,
-    PresenceKnowsItsRevision,
-    EmptyIsOfThisRun,
-    NoWordNeeded,
-    AnswerNotBeforeAdmission,
-    AdmissionSeesExclusion,
-    CommitComparesDocument,
-    OwnWritesComeBackByWatch,
-    SettleBeforeRead,
-    BeatComparesLife,
-    PresenceCarriesReport,
-    /// These three keep the records true and the fleet alive, and nothing breaks without them.
-    AckOfOpenSession,
-    LaterSessionWins,
-    AdmissionSeesAbsence,
-}
-
-impl Off {
-    pub(crate) const HARMLESS: [Self; 3] = [Self::AckOfOpenSession, Self::LaterSessionWins, Self::AdmissionSeesAbsence];
-
-    pub(crate) const ALL: [Self; 33] = [
-        Self::BarrierBeforePromote,
-        Self::BarrierBeforeStage,
-        Self::SwapOnRevision,
-        Self::AbortRests,
-        Self::AbortHasNoStagedWayBack,
-        Self::AdmissionBeforeAnswer,
-        Self::AnswerFromStore,
-        Self::FenceInFile,
-        Self::MembersFromOneSnapshot,
-        Self::AckNeedsDurableFile,
-        Self::ReturnByAdmission,
-        Self::ReturnerAdmittedFirst,
-        Self::FrozenAfterRestore,
-        Self::CommandsWaitForNodes,
-        Self::StoredAcksDoNotCount,
-        Self::BarrierBeforeDrop,
-        Self::ImportOnlyIntoEmpty,
-        Self::ExpectedNodesFirst,
-        Self::JoinerWaitsForKeys,
-        Self::OneSlotIsNeverRequired,
-        Self::OwnAnswerOnly,
-        Self::NobodyIsToldBeforeAllAreHeard,
-        Self::LifeEndsWithItsStore,
-        Self::PresenceKnowsItsRevision,
-        Self::EmptyIsOfThisRun,
-        Self::NoWordNeeded,
-        Self::AnswerNotBeforeAdmission,
-        Self::AdmissionSeesExclusion,
-        Self::CommitComparesDocument,
-        Self::OwnWritesComeBackByWatch,
-        Self::SettleBeforeRead,
-        Self::BeatComparesLife,
-        Self::PresenceCarriesReport,
-    ];
-}
-
-pub(crate) fn fingerprint(number: u64) -> KeyFingerprint {
-    KeyFingerprint::from_bytes(number.to_be_bytes())
-}
-
-pub(crate) fn number(fingerprint: KeyFingerprint) -> u64 {
-    u64::from_be_bytes(fingerprint.to_bytes())
-}
-
-pub(crate) fn pool_key(epoch: u64) -> PoolKey {
-    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
-}
+use super::rules::Off;
+use super::stored::{Counts, Stored, plain};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coordinator {
@@ -141,12 +50,16 @@ pub(crate) struct Coordinator {
     pub holds_name: bool,
     /// Syncs that it has heard, and writes later than its next beat: only with the rule off.
     pub unwritten: Vec<(usize, Later)>,
+    /// Where waves are watched: bit per node whose request it holds, ...
+    pub holding: u8,
+    /// ... and ghost: bit per node that has not synced since it has watched the present wave to the end.
+    pub uncounted: u8,
     /// What it read once: only switches look at it.
     pub cache: Option<Rc<Stored>>,
 }
 
 /// Every node declares it: by a shorter one it would count as silent as soon as any time passes.
-const PERIOD_SECS: u64 = 3_600;
+pub(super) const PERIOD_SECS: u64 = 3_600;
 
 /// READY without keys of the pool: the node mints under a key that the kernel made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -276,6 +189,10 @@ pub(crate) struct World {
     pub(crate) has_beats: bool,
     /// Copies of coordinators lag: revisions, and all rosters, are kept.
     pub(crate) is_lagging: bool,
+    /// The health gate takes its time.
+    pub(crate) is_watched: bool,
+    /// Ghost: a wave was opened on counters that were older than what was watched.
+    pub(crate) is_opened_unheard: bool,
     /// Ghost: bit per node whose deny was confirmed, and no allow or forget since.
     pub(crate) denied: u8,
     /// Ghost: an order that its operator was told was not done was done.
@@ -322,39 +239,6 @@ pub(crate) enum Op {
     SetPolicy,
 }
 
-pub(crate) fn pool_id() -> PoolId {
-    "0123456789abcdef0123456789abcdef".parse().unwrap()
-}
-
-pub(crate) fn policy(waves: &[&str]) -> Policy {
-    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
-    let named = waves.iter().map(|wave| WaveRule::Names(wave.parse::<NamePattern>().unwrap()));
-    policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
-    policy.min_present = Share::from_ppm(0).unwrap();
-    policy
-}
-
-/// An agent that starts.
-pub(crate) fn link(fence: Option<Fence>, ordinal: u64, image: u64) -> Rc<Link> {
-    Rc::new(Link::start(fence, Session { ordinal, nonce: image }, Duration::ZERO))
-}
-
-pub(crate) fn node() -> Node {
-    Node {
-        slot_count: SlotCount::Two,
-        file: None,
-        kernel: None,
-        link: link(None, 1, 0),
-        image: 0,
-        coordinator: 0,
-        serving: Serving::No,
-        joined_empty: false,
-        was_told_empty: false,
-        is_covered: false,
-        is_expected: false,
-    }
-}
-
 impl World {
     /// Steady [2,1]g1 on `members` nodes; `joiners` more have nothing yet.
     pub(crate) fn steady(members: usize, joiners: usize, waves: &[&str]) -> Self {
@@ -372,7 +256,7 @@ impl World {
             node.link = link(Some(fence.clone()), 1, 0);
             node.kernel = Some(slots);
             node.is_covered = true;
-            writes.entries.insert(id.clone(), entered(node));
+            writes.entries.insert(id.clone(), entered(node).into());
         }
         world.promised = [2].into();
         let mut content = world.store.content.clone();
@@ -435,7 +319,7 @@ impl World {
         Self::with(Document::new(pool_id(), policy(&[]), UnixTime::from_secs(0)), nodes)
     }
 
-    fn with(document: Document, nodes: usize) -> Self {
+    pub(super) fn with(document: Document, nodes: usize) -> Self {
         Self {
             off: None,
             store: Rc::new(Stored { content: PoolContent::new(document, Parts::default()) }),
@@ -456,6 +340,8 @@ impl World {
             is_counted: false,
             has_beats: false,
             is_lagging: false,
+            is_watched: false,
+            is_opened_unheard: false,
             denied: 0,
             is_undone_done: false,
             restore_admits: false,
@@ -474,87 +360,6 @@ impl World {
         self.off == Some(rule)
     }
 
-    /// The properties; what is wrong, in words.
-    pub(crate) fn broken(&self) -> Option<String> {
-        self.broken_invariant().or_else(|| self.broken_promise()).or_else(|| {
-            if self.is_paused && self.store.document.paused.is_none() {
-                return Some("a confirmed pause was lost".to_owned());
-            }
-            let is_lost = |(index, id): (usize, &NodeId)| {
-                self.denied & (1 << index) != 0 && !self.store.nodes.get(id).is_some_and(NodeRecord::is_denied)
-            };
-            if self.ids.iter().enumerate().any(is_lost) {
-                return Some("a confirmed deny was lost".to_owned());
-            }
-            if self.is_undone_done {
-                return Some("an order took effect whose operator was told that it had not".to_owned());
-            }
-            if let Some(witness) = self.broken_order() {
-                return Some(format!("an order was confirmed on a store that {witness} then showed to be behind"));
-            }
-            let promoted = matches!(self.store.document.stage, Stage::Promoted { .. });
-            let driven = self.store.document.revoke.is_some();
-            (self.is_aborted && promoted && !driven).then(|| "an aborted rotation promoted itself again".to_owned())
-        })
-    }
-
-    /// What the node mints and accepts, if the invariant covers it: from its first install, or from the moment at which
-    /// it serves as a required node without one.
-    fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
-        let node = &self.nodes[index];
-        let is_required = || self.store.nodes.get(&self.ids[index]).is_some_and(NodeRecord::is_required);
-        let counts = match node.serving {
-            Serving::No | Serving::TakenOut => false,
-            Serving::Keyless => true,
-            // With the first key it is on its way to its first install; the pool makes no move before that.
-            Serving::SinceEmpty => {
-                !matches!(self.store.document.stage, Stage::Empty | Stage::Steady { backup: None, .. })
-            }
-        };
-        if node.kernel.is_none() && counts && is_required() {
-            return Some((u64::MAX - index as u64, None));
-        }
-        let slots = node.kernel.filter(|_| node.is_covered)?;
-        Some((number(slots.primary.fingerprint), slots.backup.map(|key| number(key.fingerprint))))
-    }
-
-    /// Before an order is confirmed every required node must have shown what it has (rule 10).
-    fn broken_order(&self) -> Option<NodeId> {
-        let witness = if self.ordered_on == 0 { None } else { conflict(&self.store) }?.node;
-        let index = self.ids.iter().position(|id| *id == witness)?;
-        (self.ordered_on & (1 << index) != 0).then_some(witness)
-    }
-
-    fn broken_invariant(&self) -> Option<String> {
-        for a in 0..self.nodes.len() {
-            for b in 0..self.nodes.len() {
-                let (Some((minted, _)), Some((primary, backup))) = (self.covered_slots(a), self.covered_slots(b))
-                else {
-                    continue;
-                };
-                if minted != primary && Some(minted) != backup {
-                    return Some(format!(
-                        "{} mints {minted}, {} holds [{primary},{}]",
-                        self.ids[a],
-                        self.ids[b],
-                        backup.map_or("-".to_owned(), |backup| backup.to_string())
-                    ));
-                }
-            }
-        }
-        None
-    }
-
-    fn broken_promise(&self) -> Option<String> {
-        for index in 0..self.nodes.len() {
-            let Some((primary, backup)) = self.covered_slots(index) else { continue };
-            if let Some(key) = self.promised.iter().find(|key| **key != primary && Some(**key) != backup) {
-                return Some(format!("promised cookies of {key} are rejected by {}", self.ids[index]));
-            }
-        }
-        None
-    }
-
     /// The sync that a node sends now.
     pub(crate) fn sync_of(&self, index: usize) -> Rc<Sync> {
         let node = &self.nodes[index];
@@ -568,13 +373,58 @@ impl World {
         Rc::new(Sync {
             session: node.link.session(),
             seen: node.link.seen(),
-            report: Report { installed, foreign, ..reported(node, fence.cloned()) },
+            report: Report { installed, foreign, ..reported(node, fence.cloned()) }.into(),
         })
     }
 }
 
+pub(crate) fn fingerprint(number: u64) -> KeyFingerprint {
+    KeyFingerprint::from_bytes(number.to_be_bytes())
+}
+
+pub(crate) fn number(fingerprint: KeyFingerprint) -> u64 {
+    u64::from_be_bytes(fingerprint.to_bytes())
+}
+
+pub(crate) fn pool_key(epoch: u64) -> PoolKey {
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
+}
+
+pub(crate) fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+pub(crate) fn policy(waves: &[&str]) -> Policy {
+    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    let named = waves.iter().map(|wave| WaveRule::Names(wave.parse::<NamePattern>().unwrap()));
+    policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
+    policy.min_present = Share::from_ppm(0).unwrap();
+    policy
+}
+
+/// An agent that starts.
+pub(crate) fn link(fence: Option<Fence>, ordinal: u64, image: u64) -> Rc<Link> {
+    Rc::new(Link::start(fence, Session { ordinal, nonce: image }, Duration::ZERO))
+}
+
+pub(crate) fn node() -> Node {
+    Node {
+        slot_count: SlotCount::Two,
+        file: None,
+        kernel: None,
+        link: link(None, 1, 0),
+        image: 0,
+        coordinator: 0,
+        serving: Serving::No,
+        joined_empty: false,
+        was_told_empty: false,
+        is_covered: false,
+        is_expected: false,
+    }
+}
+
 /// The report of a node that holds what this fence says.
-fn reported(node: &Node, fence: Option<Fence>) -> Report {
+pub(super) fn reported(node: &Node, fence: Option<Fence>) -> Report {
     Report {
         fence,
         installed: Installed::ReadBack,
@@ -588,94 +438,15 @@ fn reported(node: &Node, fence: Option<Fence>) -> Report {
     }
 }
 
-fn entered(node: &Node) -> Entry {
+pub(super) fn entered(node: &Node) -> Entry {
     let report = reported(node, node.file.as_deref().cloned());
-    let first = Ack { report, syncs: 0, window: None, baseline: None, at: UnixTime::from_secs(0) };
+    let first = Ack { report: report.into(), syncs: 0, window: None, baseline: None, at: UnixTime::from_secs(0) };
     Entry { session: node.link.session(), answers: None, first }
 }
 
 pub(crate) fn coordinator_name(c: usize) -> CoordinatorName {
-    format!("coordinator{c}").parse().unwrap()
-}
-
-/// What is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) content: PoolContent,
-}
-
-impl std::ops::Deref for Stored {
-    type Target = Snapshot;
-
-    fn deref(&self) -> &Snapshot {
-        self.content.snapshot()
-    }
-}
-
-/// What of a store's numbers and parts means something in a world.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) revisions: bool,
-    pub(crate) syncs: bool,
-    /// Every coordinator's entries, not only that of the highest session.
-    pub(crate) rosters: bool,
-}
-
-/// A store is a pure value here: revision, counts of syncs and times mean nothing in a model without races on them (a
-/// commit drops every other pending proposal, which is what the compare-and-swap does to it).  They do where a store goes
-/// back under running coordinators, and where copies lag.  Where they do not, of exclusions only the latest of a node
-/// counts, and of entries that of the highest session, and whether it answers that exclusion.
-pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
-    let zero = UnixTime::from_secs(0);
-    let (mut document, stored) = (content.snapshot().document.clone(), content.parts());
-    if !counts.revisions {
-        document.revision = Revision::ZERO;
-    }
-    // Only a coordinator's file looks at it, and there are none here.
-    document.replaced.clear();
-    document.since = zero;
-    document.rotated_at = zero;
-    if let Stage::Promoted { wave, .. } = &mut document.stage {
-        wave.opened_at = zero;
-    }
-    if let Some(revoke) = &mut document.revoke {
-        revoke.since = zero;
-        revoke.left_behind.clear();
-        revoke.left_behind_more = 0;
-    }
-    let mut parts = Parts::default();
-    for (by, roster) in &stored.rosters {
-        let kept = parts.rosters.entry(by.clone()).or_default();
-        kept.beat = roster.beat.clone().map(|beat| Beat { at: zero, tally: None, ..beat });
-        for (node, entry) in &roster.entries {
-            let record = content.snapshot().nodes.get(node);
-            if !counts.rosters && record.and_then(|record| record.coordinator.as_ref()) != Some(by) {
-                continue;
-            }
-            let later = roster.acks.get(node).filter(|later| later.session == entry.session);
-            let latest = later.map_or(&entry.first, |later| &later.ack);
-            let syncs = if counts.syncs { latest.syncs } else { 0 };
-            let first = Ack { syncs, at: zero, ..latest.clone() };
-            if later.is_some_and(|later| later.silent) {
-                let silent = Later { session: entry.session, ack: first.clone(), silent: true };
-                kept.acks.insert(node.clone(), silent);
-            }
-            let excluded = stored.exclusions.get(node).map(|excluded| excluded.revision);
-            let answers = match entry.answers {
-                answers if counts.rosters => answers,
-                answers => answers.filter(|answered| excluded == Some(*answered)).map(|_| Revision::ZERO),
-            };
-            kept.entries.insert(node.clone(), Entry { session: entry.session, answers, first });
-        }
-    }
-    for (node, excluded) in &stored.exclusions {
-        let revision = if counts.rosters { excluded.revision } else { Revision::ZERO };
-        parts.exclusions.insert(node.clone(), Excluded { revision, at: zero, ..excluded.clone() });
-    }
-    Rc::new(Stored { content: PoolContent::new(document, parts) })
-}
-
-/// Whether the pool waits for an operator after its first key.
-pub(crate) fn is_held_for_nodes(snapshot: &Snapshot) -> bool {
-    matches!(snapshot.document.hold, Some(Hold::FirstKey { .. }))
+    // Asked for at every step.
+    static NAMES: LazyLock<[CoordinatorName; 3]> =
+        LazyLock::new(|| std::array::from_fn(|c| format!("coordinator{c}").parse().unwrap()));
+    NAMES[c].clone()
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tfo_engine::rollout::parts::{Beat, Stamp, Writer, Writes};
+use tfo_engine::rollout::parts::{About, Beat, Stamp, Writer, Writes};
 use tfo_engine::rollout::presence::Presence;
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_engine::rollout::tally::Tally;
@@ -62,8 +62,8 @@ impl Fleet {
             Some(last) if process.holds_name => last.next(),
             last => Stamp::taken_over(last.max(self.stored_stamp(c))),
         };
-        let tally = Tally::of(copy.snapshot(), &own);
-        let beat = Beat { stamp, vouches: silent.is_some(), at: self.wall(c), tally };
+        let tally = Tally::of(copy.snapshot(), &own, &self.coordinators[c].presence);
+        let beat = Beat { stamp, vouches: silent.is_some(), at: self.wall(c), tally, about: About::default() };
         self.summary.count("nodes marked as silent", marks.len() as u64);
         let queue = &mut self.coordinators[c].put_off.queue;
         queue.acks.extend(marks);
@@ -128,6 +128,7 @@ impl Fleet {
             let n = self.index[node];
             self.nodes[n].accepted = None;
             if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c) {
+                self.ended(n, &held);
                 self.send(n, held.request, Err(SyncRefused::NotAdmitted));
             }
         }
@@ -145,7 +146,9 @@ impl Fleet {
         }
         process.holds_name = false;
         process.life.end();
-        (process.presence, process.view) = (Presence::default(), None);
+        process.holding.clear();
+        (process.presence, process.view, process.rest) = (Presence::default(), None, None);
         self.summary.count("lives that a fence has ended", 1);
+        self.look_again_at_held(c);
     }
 }

@@ -1,5 +1,6 @@
 //! The coordinators: they record and answer syncs, look at the store, decide and commit, each by the engine's own code.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
+use tfo_engine::rollout::observed::to_ask;
 use tfo_engine::rollout::parts::Stamp;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::Membership;
@@ -23,17 +25,20 @@ use tfo_store::ReadStore;
 
 use super::copies::Copied;
 use super::fleet::{COORDINATORS, EPOCH, Event, FIRST_KEY, Fleet};
+use super::looks::{Compared, Rest};
 use super::rules::{RuleOff, all_acked};
 use super::shelf::{Position, PutOff, Written, pool};
 use super::trouble::Troubles;
 
 const TICK_SECS: u64 = 7;
 /// One look in so many reads all that is stored.
-const WHOLE_READS_EVERY: u64 = 40;
+const WHOLE_READS_EVERY: u64 = 100;
 
 pub(super) struct Coordinator {
     pub(super) life: Life,
     pub(super) lives: u64,
+    /// By which requests nodes are heard while they are held.
+    pub(super) holding: BTreeMap<usize, RequestId>,
     pub(super) presence: Presence,
     /// What follows from the copy at this position, and the presence.
     pub(super) view: Option<(Position, PoolView)>,
@@ -52,6 +57,11 @@ pub(super) struct Coordinator {
     pub(super) writes_fail: bool,
     /// What the last tick waited for.
     pub(super) waited: Option<BlockedBy>,
+    /// While the pool rests, each tick comes to this.
+    pub(super) rest: Option<Rest>,
+    pub(super) compared: Compared,
+    /// When it takes a step from this revision.
+    pub(super) turn: Option<(Revision, u64)>,
     pub(super) is_up: bool,
     pub(super) wall_error: i64,
 }
@@ -105,7 +115,9 @@ impl Fleet {
         let generation = sync.report.fence.as_ref().map_or(Generation::ZERO, |fence| fence.generation);
         if recording != Recording::Stale {
             self.heard_at = self.now;
-            self.nodes[self.index[id]].accepted = Some((c, sync.session, generation));
+            let node = &mut self.nodes[self.index[id]];
+            node.accepted = Some((c, sync.session, generation));
+            node.counted_at = Some(self.now).filter(|_| !matches!(recording, Recording::First(_)));
         }
         match recording {
             Recording::Stale => Ok(None),
@@ -113,15 +125,14 @@ impl Fleet {
                 let is_news = !is_known || before.is_none_or(|before| later.is_news(&before));
                 if !is_news && !self.coordinators[c].put_off.queue.names(id) {
                     let monotonic = Duration::from_secs(self.now);
-                    let Coordinator { life, presence, .. } = &mut self.coordinators[c];
-                    life.hear(monotonic, id, presence);
+                    self.coordinators[c].hear(monotonic, id);
                     self.hear(c, id, later);
                     self.summary.count("syncs that are heard and not written", 1);
                     return Ok(None);
                 }
                 let queue = &mut self.coordinators[c].put_off.queue;
                 let is_first = queue.is_empty();
-                queue.acks.insert(id.clone(), later);
+                queue.acks.insert(id.clone(), later.into());
                 if self.nodes[self.index[id]].timer_secs.is_some() && is_news {
                     // What is answered at once is durable before.
                     return if self.flush(c) { Ok(None) } else { Err(SyncRefused::NotAdmitted) };
@@ -133,7 +144,7 @@ impl Fleet {
                 Ok(None)
             }
             Recording::First(entry) => {
-                self.coordinators[c].put_off.queue.entries.insert(id.clone(), entry);
+                self.coordinators[c].put_off.queue.entries.insert(id.clone(), entry.into());
                 if self.flush(c) { Ok(Some(self.shelf.position())) } else { Err(SyncRefused::NotAdmitted) }
             }
         }
@@ -203,14 +214,20 @@ impl Fleet {
         if coordinator.writes_fail {
             coordinator.life.interrupt();
         }
-        coordinator.life.observe(monotonic, instead.as_ref().unwrap_or(snapshot));
+        let life = coordinator.life.ordinal();
+        coordinator.look(monotonic, snapshot, instead.as_ref());
+        let is_another = coordinator.life.ordinal() != life;
         if coordinator.writes_fail {
             coordinator.life.interrupt();
         }
-        let presence = self.judged(snapshot, self.coordinators[c].life.presence(snapshot));
+        let presence = self.judged(snapshot, self.coordinators[c].life.presence().clone());
         let coordinator = &mut self.coordinators[c];
         (coordinator.presence, coordinator.view) = (presence, None);
         coordinator.seen = snapshot.document.revision;
+        if is_another {
+            self.coordinators[c].holding.clear();
+            self.look_again_at_held(c);
+        }
     }
 
     pub(super) fn tick(&mut self, c: usize) {
@@ -230,6 +247,8 @@ impl Fleet {
         self.let_go_if_blind(c);
         let snapshot = copy.snapshot();
         self.observe(c, snapshot);
+        let to_ask = to_ask(snapshot, &self.coordinators[c].presence);
+        self.ask(c, &to_ask);
         let input = match self.wanted(snapshot) {
             Some(command) => Input::Request(OperatorRequest {
                 operator: "ops".parse().unwrap(),
@@ -284,7 +303,7 @@ impl Fleet {
         if has_whims && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
     }
 
-    fn decide(&mut self, c: usize, snapshot: &Snapshot, input: &Input) {
+    pub(super) fn decide(&mut self, c: usize, snapshot: &Snapshot, input: &Input) {
         let barriers = self.rule_off != Some(RuleOff::Barriers);
         let all_acked = (!barriers).then(|| all_acked(snapshot));
         let view = all_acked.as_ref().unwrap_or(snapshot);
@@ -293,6 +312,9 @@ impl Fleet {
         let fresh = self.shelf.make_key(self.minted);
         let now = Now { wall, presence: &self.coordinators[c].presence };
         let step = handle(view, now, input, Some(fresh));
+        if *input == Input::Tick && self.rule_off.is_none() {
+            self.check_rest(c, snapshot, &step);
+        }
         let waits = match &step {
             Ok(Step::Wait(wait)) => Some(wait.blocked_by),
             Ok(_) | Err(_) => None,
@@ -302,8 +324,14 @@ impl Fleet {
         }
         let waited = std::mem::replace(&mut self.coordinators[c].waited, waits);
         let Ok(Step::Commit(mut proposal)) = step else { return };
+        if *input == Input::Tick && self.rule_off.is_none() && !self.has_its_turn(c, snapshot) {
+            return;
+        }
         if proposal.audit.action == Action::Rotate && proposal.audit.actor == Actor::Engine {
             self.count_drain(view, wall, waited);
+        }
+        if proposal.audit.action == Action::OpenWave && proposal.audit.actor == Actor::Engine {
+            self.check_counters(c, snapshot);
         }
         if !barriers {
             proposal.exclusions.clear();
@@ -358,6 +386,7 @@ impl Fleet {
             self.summary.count(what, 1);
         }
         self.check_absences(proposal);
+        self.note_wave();
         self.promises.committed(proposal.audit.action, &proposal.document);
         let what = match proposal.audit.action {
             Action::Settle => "rotations",

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use tfo_engine::rollout::changes::Changes;
 use tfo_engine::rollout::parts::{Later, Parts, PoolContent, Roster};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::ids::NodeId;
@@ -25,6 +26,8 @@ pub(super) struct Copied {
     /// None before it has read anything in this run.
     content: Option<Rc<PoolContent>>,
     pub(super) position: Position,
+    /// What has changed in it since its coordinator's last look.
+    pub(super) changes: Changes,
     /// Until then the copy was what is stored.
     pub(super) true_until: u64,
     /// The same, while it also beats: nodes are answered no longer than `blind_max` after that.
@@ -60,6 +63,7 @@ impl Fleet {
         });
         let until = self.now.saturating_sub(copied.lag_secs);
         copied.true_until = self.shelf.follow(content, &mut copied.position, until);
+        copied.changes.add(Rc::make_mut(content).take_changes());
         if !is_late {
             copied.confirmed_at = copied.true_until;
         }
@@ -77,7 +81,7 @@ impl Fleet {
     /// Takes a sync in that is not written.
     pub(super) fn hear(&mut self, c: usize, node: &NodeId, later: Later) {
         if let Some(content) = &mut self.coordinators[c].copied.content {
-            Rc::make_mut(content).hear(node, later);
+            Rc::make_mut(content).hear(node, later.into());
         }
     }
 

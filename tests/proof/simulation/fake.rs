@@ -6,7 +6,9 @@ use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
-use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
+use tfo_store::{
+    ChainPart, CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
+};
 use tfo_testbed::random::Dice;
 
 /// Dice of one seed: neighbouring seeds have nothing in common.
@@ -82,6 +84,10 @@ impl ReadStore for FakeTrouble {
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read()?.audit(pool, after)
+    }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        self.read()?.chain(pool, after)
     }
 }
 

@@ -27,6 +27,9 @@ use super::coordinators::Coordinator;
 use super::copies::Copied;
 use super::fake::dice;
 use super::files::Files;
+use super::ghosts::WaveMark;
+use super::held::Held;
+use super::looks::Compared;
 use super::nodes::Node;
 use super::rules::RuleOff;
 use super::shelf::{Copy, PutOff, Shelf};
@@ -46,6 +49,8 @@ pub(super) const FIRST_KEY: u64 = 1;
 
 pub(super) enum Event {
     Tick(usize),
+    /// It may be a coordinator's turn to take the step that it has left to others.
+    Turn(usize),
     /// A coordinator, its life, the history of the copy that it decided from, and the commit that it began then.
     Commit(usize, u64, u64, Rc<Proposal>),
     /// Acks that were put off are written.
@@ -69,6 +74,11 @@ pub(super) enum Event {
         to: usize,
         node: usize,
         request: RequestId,
+    },
+    /// A coordinator learns that the connection of a held request has ended.
+    Ended {
+        node: usize,
+        held: Box<Held>,
     },
     Fault,
     /// Somebody writes, reloads or restarts with a coordinator's file.
@@ -124,6 +134,8 @@ pub(crate) struct Fleet {
     /// When a sync was recorded last.
     pub(super) heard_at: u64,
     pub(super) rule_off: Option<RuleOff>,
+    /// Ghost: the present wave, and when it was opened.
+    pub(super) watched: Option<(WaveMark, u64)>,
     /// Rotations until the fleet had converged.
     pub(super) rotations_at_peace: u64,
     pub(super) is_told: bool,
@@ -153,8 +165,19 @@ fn policy(random: &mut Dice) -> Policy {
     policy
 }
 
+/// Every promotion has a wave that is watched for longer than a node is held; in a shorter time its nodes may come by themselves.
+fn watching(random: &mut Dice) -> Policy {
+    let waves = ["n1*", "n*"].map(|names| WaveRule::Names(names.parse().unwrap()));
+    let promote_waves = waves.into_iter().chain([WaveRule::Share(Share::ALL)]).collect();
+    Policy { promote_waves, absent_after_secs: 150, health_window_secs: 70, ..policy(random) }
+}
+
 impl Fleet {
     pub(crate) fn new(seed: u64) -> Self {
+        Self::of(seed, policy)
+    }
+
+    fn of(seed: u64, policy: fn(&mut Dice) -> Policy) -> Self {
         let mut random = dice(seed);
         let files = Files::new(dice(!seed), COORDINATORS, policy);
         let document = Document::new(pool_id(), files.first().clone(), UnixTime::from_secs(EPOCH));
@@ -182,14 +205,16 @@ impl Fleet {
                 counters: Counters::default(),
                 is_covered: false,
                 accepted: None,
+                counted_at: None,
                 said: BTreeMap::new(),
             });
         }
         let index = nodes.iter().enumerate().map(|(index, node)| (node.id.clone(), index)).collect();
         let coordinators = (0..COORDINATORS)
-            .map(|_| Coordinator {
+            .map(|c| Coordinator {
                 life: Life::default(),
                 lives: 0,
+                holding: BTreeMap::new(),
                 presence: Presence::default(),
                 view: None,
                 troubles: Troubles::default(),
@@ -202,6 +227,9 @@ impl Fleet {
                 beat_due: 0,
                 writes_fail: false,
                 waited: None,
+                rest: None,
+                compared: Compared::of_seed(seed, c),
+                turn: None,
                 is_up: true,
                 wall_error: 0,
             })
@@ -225,6 +253,7 @@ impl Fleet {
             broken_until: 0,
             heard_at: 0,
             rule_off: None,
+            watched: None,
             rotations_at_peace: 0,
             is_told: std::env::var_os("TFO_SEED").is_some(),
             summary: Summary::default(),
@@ -247,13 +276,15 @@ impl Fleet {
         fleet
     }
 
-    pub(crate) fn without(mut self, rule: RuleOff) -> Self {
-        self.rule_off = Some(rule);
-        if self.is_about_ears() {
-            self.coordinators.iter_mut().for_each(|coordinator| coordinator.copied.lag_secs = 0);
+    /// The fleet of a seed with a rule that is off.
+    pub(crate) fn without(seed: u64, rule: RuleOff) -> Self {
+        let mut fleet = Self::of(seed, if rule == RuleOff::FreshCounters { watching } else { policy });
+        fleet.rule_off = Some(rule);
+        if fleet.is_about_ears() {
+            fleet.coordinators.iter_mut().for_each(|coordinator| coordinator.copied.lag_secs = 0);
         }
-        self.at(100, Event::Plan);
-        self
+        fleet.at(100, Event::Plan);
+        fleet
     }
 
     pub(crate) fn run(mut self) -> Summary {
@@ -284,6 +315,7 @@ impl Fleet {
                 println!("{:?} {:?}", now.presence, handle(self.shelf.now(), now, &Input::Tick, None));
             }
         }
+        self.look_at_last();
         let document = &self.shelf.now().document;
         assert!(self.summary.get("rotations") > self.rotations_at_peace, "it stopped: {document:?}");
         assert_eq!(Barrier::of_all(self.shelf.now()).required, self.two_slot_nodes(), "not all nodes are back");
@@ -332,6 +364,7 @@ impl Fleet {
         }
         match event {
             Event::Tick(c) => self.tick(c),
+            Event::Turn(c) => self.take_turn(c),
             Event::Commit(c, life, history, proposal) => {
                 // A call that was under way when the files were swapped has reached the old ones.
                 let is_there = self.coordinators[c].lives == life && self.coordinators[c].is_up && !self.is_cut(c);
@@ -350,6 +383,7 @@ impl Fleet {
             Event::Request { node, to, life, request, sync } => self.serve((node, request), (to, life), &sync),
             Event::Answer { node, request, answer } => self.answered(node, request, answer),
             Event::Release { node, request, .. } => self.release(node, request),
+            Event::Ended { node, held } => self.ended(node, &held),
             Event::Fault => self.fault(),
             Event::File => self.file(),
             Event::Plan => self.plan(),

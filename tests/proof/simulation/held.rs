@@ -1,9 +1,12 @@
 //! Requests that a coordinator holds while it has nothing new for their nodes, for a while also without its store.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tfo_engine::fence::RequestId;
 use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
+use tfo_engine::rollout::timing::hold;
+use tfo_model::ids::NodeId;
 
 use super::fleet::{Event, Fleet};
 use super::shelf::Position;
@@ -26,13 +29,16 @@ pub(super) struct Held {
     pub(super) entered: Option<Position>,
     /// ... or it is refused.
     pub(super) copy_by: u64,
+    /// The coordinator's life in which it was taken in: in a later one its node has to sync again.
+    pub(super) of_life: u64,
 }
 
 impl Fleet {
-    /// Whether a node's request is held while there is nothing new: a timer's is not.
-    pub(super) fn hold_secs(&self, n: usize) -> Option<u64> {
-        let is_daemon = self.nodes[n].timer_secs.is_none();
-        is_daemon.then(|| self.shelf.now().document.policy.hold_max().as_secs())
+    /// For how long a node's request is held while there is nothing new: a timer's is not.
+    pub(super) fn hold_secs(&mut self, n: usize) -> Option<u64> {
+        let longest = self.shelf.now().document.policy.hold_max();
+        let random = u32::try_from(self.random.below(1 << 32)).unwrap();
+        self.nodes[n].timer_secs.is_none().then(|| hold(longest, longest, random).as_secs())
     }
 
     /// Holds a request until the coordinator's copy has what was written for it, and then while there is nothing new.
@@ -46,7 +52,8 @@ impl Fleet {
         let until = self.now + self.hold_secs(n).unwrap_or_default();
         let copy_by = self.now + COPY_PATIENCE_SECS;
         let wait = self.coordinators[to].copied.lag_secs.min(COPY_PATIENCE_SECS);
-        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: Some(entered), copy_by });
+        let of_life = self.coordinators[to].life.ordinal();
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: Some(entered), copy_by, of_life });
         self.at(wait, Event::Release { to, node: n, request });
     }
 
@@ -62,12 +69,52 @@ impl Fleet {
             return self.send(n, request, answer);
         };
         let until = self.now + hold_secs;
-        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: None, copy_by: until });
+        let of_life = self.coordinators[to].life.ordinal();
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: None, copy_by: until, of_life });
     }
 
     fn hold(&mut self, n: usize, held: Held) {
         self.at(held.until - self.now, Event::Release { to: held.to, node: n, request: held.request });
+        if let Some(before) = self.nodes[n].held.take() {
+            self.ended(n, &before);
+        }
+        if held.entered.is_none() {
+            self.hears_by(n, &held);
+        }
         self.nodes[n].held = Some(held);
+    }
+
+    /// From now on the coordinator hears the node by the request that it holds.
+    fn hears_by(&mut self, n: usize, held: &Held) {
+        let (id, process) = (&self.nodes[n].id, &mut self.coordinators[held.to]);
+        if process.life.hold(id) {
+            process.rest = None;
+        }
+        process.holding.insert(n, held.request);
+    }
+
+    /// The coordinator knows that this hold is over: it was answered, or its connection has ended.
+    pub(super) fn ended(&mut self, n: usize, held: &Held) {
+        let process = &mut self.coordinators[held.to];
+        if process.lives == held.life && process.holding.get(&n) == Some(&held.request) {
+            process.holding.remove(&n);
+            if process.life.release(Duration::from_secs(self.now), &self.nodes[n].id) {
+                process.rest = None;
+            }
+        }
+    }
+
+    /// The node's end of its connection is gone: the coordinator sees that at once, or only when the hold is over, if the
+    /// host or the network died with it.
+    pub(super) fn disconnected(&mut self, n: usize) {
+        let Some(held) = self.nodes[n].held.take() else { return };
+        if self.has_faults() && self.random.once_in(2) {
+            self.summary.count("connections that stay half open", 1);
+            let left = held.until.saturating_sub(self.now);
+            self.at(left, Event::Ended { node: n, held: Box::new(held) });
+        } else {
+            self.ended(n, &held);
+        }
     }
 
     /// Without its store a coordinator holds a request of an open session that has the copy's instruction, until it is
@@ -78,7 +125,7 @@ impl Fleet {
             return unreachable;
         };
         let is_open = copy.nodes.get(&self.nodes[n].id).is_some_and(|record| record.session == Some(sync.session));
-        if self.hold_secs(n).is_none() || !is_open {
+        if self.nodes[n].timer_secs.is_some() || !is_open {
             return unreachable;
         }
         match PoolView::of(copy, &self.coordinators[c].presence).answer(copy, &self.nodes[n].id, sync) {
@@ -111,10 +158,12 @@ impl Fleet {
                 }
             }
         };
-        if answer == Ok(Answer::Nothing) && self.now < held.until {
-            return;
+        let is_of_this_life = self.coordinators[c].life.ordinal() == held.of_life;
+        if answer == Ok(Answer::Nothing) && self.now < held.until && is_of_this_life {
+            return self.hears_by(n, &held);
         }
         self.nodes[n].held = None;
+        self.ended(n, &held);
         self.send(n, request, answer);
     }
 
@@ -126,7 +175,31 @@ impl Fleet {
         for n in 0..self.nodes.len() {
             if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c) {
                 self.summary.count("held requests that a blind coordinator let go", 1);
+                self.ended(n, &held);
                 self.send(n, held.request, Err(SyncRefused::NotAdmitted));
+            }
+        }
+    }
+
+    /// A gate needs what these nodes have counted: they are answered without news, and sync.
+    pub(super) fn ask(&mut self, c: usize, nodes: &[NodeId]) {
+        for id in nodes {
+            let n = self.index[id];
+            if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c && held.entered.is_none()) {
+                self.summary.count("nodes that are asked for their counters", 1);
+                self.ended(n, &held);
+                self.send(n, held.request, Ok(Answer::Nothing));
+            }
+        }
+    }
+
+    /// A coordinator's life is over: those that it holds have to sync again.
+    pub(super) fn look_again_at_held(&mut self, c: usize) {
+        for n in 0..self.nodes.len() {
+            if let Some(Held { to, request, .. }) = self.nodes[n].held
+                && to == c
+            {
+                self.at(1, Event::Release { to, node: n, request });
             }
         }
     }

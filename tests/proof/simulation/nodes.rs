@@ -47,6 +47,9 @@ pub(super) struct Node {
     pub(super) is_covered: bool,
     /// Ghost: what a coordinator has taken in of it last, unless that was lost: who, in which session, and the generation.
     pub(super) accepted: Option<(usize, Session, Generation)>,
+    /// Ghost: when a coordinator took its counters in last; not with the first sync of a session, which nothing holds a node by
+    /// before it is looked at.
+    pub(super) counted_at: Option<u64>,
     /// Ghost: the highest generation that it has reported in each of its sessions.
     pub(super) said: BTreeMap<Session, Generation>,
 }
@@ -97,7 +100,8 @@ impl Fleet {
                 seen: Generation::ZERO,
                 source: KeySource::Coordinator,
                 holds: None,
-            },
+            }
+            .into(),
         });
         let (to, is_mute) = (node.coordinator, node.mute_until > self.now);
         let life = self.coordinators[to].lives;
@@ -182,7 +186,8 @@ impl Fleet {
             }
             Err(SyncRefused::SessionClosed { ordinal }) => {
                 if node.link.session_closed(request, ordinal, nonce, monotonic).is_ok() {
-                    self.contacted(n);
+                    // No answer for which the pool waits: nothing was recorded of the node.
+                    node.failures = 0;
                     self.wake(n, 1);
                 }
             }
@@ -234,10 +239,10 @@ impl Fleet {
     /// The agent starts again with what its file holds; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
+        // Its connection ends with it.
+        self.disconnected(n);
         let nonce = self.random.roll();
         let node = &mut self.nodes[n];
-        // Its connection ends with it.
-        node.held = None;
         // A clock that stepped: the ordinal may be below that of the session before.
         let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
         node.link = Link::start(node.file.clone(), Session { ordinal, nonce }, Duration::from_secs(self.now));
@@ -268,10 +273,10 @@ impl Fleet {
 
     /// The node's request failed, or got no answer in time: it asks the next coordinator, in a new session.
     pub(super) fn hop(&mut self, n: usize) {
+        self.disconnected(n);
         let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         node.link.give_up();
-        node.held = None;
         node.failures += 1;
         node.coordinator = (node.coordinator + 1) % COORDINATORS;
         node.link.open_session(1_000 + self.now, nonce);

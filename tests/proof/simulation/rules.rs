@@ -8,6 +8,7 @@ use tfo_engine::rollout::presence::Presence;
 use tfo_engine::rollout::record::{Installed, SlotCount};
 use tfo_engine::rollout::slots::Fence;
 use tfo_engine::rollout::wave;
+use tfo_model::ids::NodeId;
 
 use super::fleet::{Fleet, pool_id};
 
@@ -31,14 +32,22 @@ pub(crate) enum RuleOff {
     AcksOfOpenSessions,
     /// A beat vouches for nodes whose reports its writer still has to write.
     PresenceCarriesReport,
+    /// The health gate asks no node, and passes on counters that are old.
+    FreshCounters,
 }
 
 impl Fleet {
-    /// A rule of this module is off: then nothing else stops the fleet, so that every seed comes to the exclusion.
+    /// A rule about what coordinators hear is off: then nothing else stops the fleet, so that every seed comes to what it is for.
     pub(super) fn is_about_ears(&self) -> bool {
         matches!(
             self.rule_off,
-            Some(RuleOff::Blindness | RuleOff::DetachedFirst | RuleOff::Deafness | RuleOff::AcksOfOpenSessions)
+            Some(
+                RuleOff::Blindness
+                    | RuleOff::DetachedFirst
+                    | RuleOff::Deafness
+                    | RuleOff::AcksOfOpenSessions
+                    | RuleOff::FreshCounters
+            )
         )
     }
 
@@ -47,8 +56,12 @@ impl Fleet {
         if self.rule_off == Some(RuleOff::DetachedFirst) {
             let policy = &snapshot.document.policy;
             let too_early = (policy.hold_max() + policy.beat() * 2).as_secs();
-            let early = presence.overdue.iter().filter(|(_, left)| **left <= too_early).map(|(node, _)| node.clone());
+            let is_early = |node: &&NodeId| presence.absent_in(node).is_some_and(|left| left <= too_early);
+            let early: Vec<NodeId> = presence.overdue.keys().filter(is_early).cloned().collect();
             presence.absent.extend(early);
+        }
+        if self.rule_off == Some(RuleOff::FreshCounters) {
+            presence.unobserved.clear();
         }
         presence
     }
@@ -87,7 +100,7 @@ pub(super) fn unfenced(queue: Writes, stored: &Snapshot) -> Writes {
         match record.and_then(|record| record.session).filter(|open| *open != later.session) {
             Some(session) => {
                 let answers = record.and_then(|record| record.exclusion);
-                writes.entries.insert(node, Entry { session, answers, first: later.ack });
+                writes.entries.insert(node, Entry { session, answers, first: later.ack.clone() }.into());
             }
             None => {
                 writes.acks.insert(node, later);

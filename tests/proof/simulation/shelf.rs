@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
+use tfo_crypto::checksum::sha256;
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::chained_log::Row;
+use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::history::{Verifier, Written as WrittenEntry};
 use tfo_engine::rollout::parts::{Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, Store};
+use tfo_store::{ChainPart, ChainRow, CommitError, Head, MemoryStore, PoolImage, ReadStore, Store};
 
 use super::copies::LAG_SECS_MAX;
 use super::fake::{FakeTrouble, Trouble};
@@ -77,7 +80,7 @@ impl Position {
 pub(crate) struct Copy {
     content: PoolContent,
     keys: KeyRing,
-    audit: Vec<AuditEntry>,
+    audit: Vec<WrittenEntry>,
 }
 
 pub(crate) struct Shelf {
@@ -229,14 +232,20 @@ impl Shelf {
 
     pub(crate) fn copy(&self) -> Copy {
         let state = self.store.inner.load(&pool()).unwrap().unwrap();
-        let mut audit: Vec<AuditEntry> = Vec::new();
+        let audit = self.log().0.iter().map(|row| row.written().unwrap()).collect();
+        Copy { content: state.content, keys: duplicate(&state.keys), audit }
+    }
+
+    /// The whole audit log as it is stored, and what it must lead to.
+    fn log(&self) -> (Vec<ChainRow>, ChainPart) {
+        let mut rows: Vec<ChainRow> = Vec::new();
         loop {
-            let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
-            let page = self.store.inner.audit(&pool(), after).unwrap();
-            if page.is_empty() {
-                return Copy { content: state.content, keys: duplicate(&state.keys), audit };
+            let after = rows.last().map_or(Revision::ZERO, |last| last.revision);
+            let part = self.store.inner.chain(&pool(), after).unwrap().unwrap();
+            if part.rows.is_empty() {
+                return (rows, part);
             }
-            audit.extend(page);
+            rows.extend(part.rows);
         }
     }
 
@@ -254,13 +263,14 @@ impl Shelf {
         self.log.clear();
     }
 
-    /// The audit log tells every revision once, the last of them that of the document.
+    /// The audit log tells every revision once, the last of them that of the document, and each is a step that the rules allow.
     pub(crate) fn check_audit(&self) {
-        let audit = self.copy().audit;
-        assert!(
-            audit.iter().zip(1..).all(|(entry, revision)| entry.revision.get() == revision),
-            "gaps in the audit log"
-        );
-        assert_eq!(audit.last().map(|last| last.revision), Some(self.now().document.revision));
+        let (rows, ChainPart { pool_id, end, .. }) = self.log();
+        let mut verifier = Verifier::new(sha256, pool_id);
+        let read = rows.iter().try_for_each(|ChainRow { revision, text, is_intact }| {
+            verifier.take(Row { number: revision.get(), text, is_intact: *is_intact })
+        });
+        let verified = read.and_then(|()| verifier.finish(&end)).unwrap_or_else(|broken| panic!("{broken}: {rows:#?}"));
+        assert_eq!((verified.entries, verified.last), (rows.len() as u64, self.now().document.revision.get()));
     }
 }

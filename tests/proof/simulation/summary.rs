@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 48] = [
+pub(crate) const EVERYTHING: [&str; 54] = [
     "rotations",
     "waves",
     "aborts",
@@ -49,9 +49,15 @@ pub(crate) const EVERYTHING: [&str; 48] = [
     "answers that wait for the copy",
     "answers that the copy was too late for",
     "syncs that are heard and not written",
+    "ticks that need not be taken",
     "nodes marked as silent",
     "beats with an open outcome that took effect",
     "lives that a fence has ended",
+    "connections that stay half open",
+    "nodes that are asked for their counters",
+    "fresh counters behind an opened wave",
+    "steps that are left to others first",
+    "steps in the turn of one that does not come first",
 ];
 
 /// Counts by name.

@@ -40,6 +40,7 @@ impl Fleet {
         self.at(delay, Event::Fault);
         let n = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
         let c = usize::try_from(self.random.below(COORDINATORS as u64)).unwrap();
+        self.coordinators[c].compared.next();
         // Of nodes alone, or also of stores and coordinators.
         let kinds = if self.is_about_ears() { 6 } else { 21 };
         match self.random.below(kinds) {
@@ -92,8 +93,9 @@ impl Fleet {
         coordinator.put_off = PutOff::default();
         (coordinator.last, coordinator.holds_name, coordinator.writes_fail) = (None, false, false);
         (coordinator.beat_at, coordinator.beat_due) = (None, self.now);
-        (coordinator.presence, coordinator.view) = (Presence::default(), None);
+        (coordinator.presence, coordinator.view, coordinator.rest) = (Presence::default(), None, None);
         coordinator.lives += 1;
+        coordinator.holding.clear();
         coordinator.is_up = false;
         if self.random.once_in(2) {
             self.start_coordinator(c);
@@ -147,6 +149,9 @@ impl Fleet {
     pub(super) fn restore(&mut self, backup: &Copy) {
         self.shelf.put_back(backup);
         self.files.put_back();
+        self.coordinators.iter_mut().for_each(|coordinator| coordinator.compared.next());
+        self.watched = None;
+        self.note_wave();
         let with_restart = self.random.once_in(2);
         self.note(|| format!("restored, with a restart: {with_restart}"));
         if with_restart {
@@ -171,6 +176,7 @@ impl Fleet {
         for c in 0..COORDINATORS {
             self.start_coordinator(c);
             self.coordinators[c].wall_error = 0;
+            self.coordinators[c].compared.next();
             self.coordinators[c].troubles = Troubles::default();
             let lag_secs = self.random.below(3);
             self.lag(c, lag_secs);
@@ -220,6 +226,8 @@ impl Fleet {
                 let secs = 400 + self.random.below(100);
                 return self.black_out(secs);
             }
+            // Each rotation is the test.
+            Some(RuleOff::FreshCounters) => return,
             Some(RuleOff::AcksOfOpenSessions) => self.stop_with_acks(),
             Some(RuleOff::Deafness) => {
                 self.black_out(500);
@@ -272,8 +280,9 @@ impl Fleet {
     /// When an event of a coordinator that stands still happens.
     pub(super) fn put_off_until(&self, event: &Event) -> Option<u64> {
         let c = match event {
-            Event::Tick(c) | Event::Commit(c, ..) | Event::Flush(c) => *c,
+            Event::Tick(c) | Event::Turn(c) | Event::Commit(c, ..) | Event::Flush(c) => *c,
             Event::Request { to, .. } | Event::Release { to, .. } => *to,
+            Event::Ended { held, .. } => held.to,
             Event::Wake(..) | Event::Answer { .. } | Event::Fault | Event::File | Event::Plan => return None,
         };
         Some(self.coordinators[c].troubles.paused_until).filter(|until| *until > self.now)

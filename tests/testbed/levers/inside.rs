@@ -11,8 +11,8 @@ use crate::{alone, need_root, need_tool, test_executable};
 /// Says that this process is the one inside.
 const INSIDE: &str = "TFO_TEST_INSIDE";
 
-/// A /run of its own: names of namespaces, locks of agents, and all files of the fleet.
-const ENTER: &str = "mount -t tmpfs -o mode=0755,size=64m tfo-test /run; exec \"$@\"";
+/// A /run of its own: names of namespaces, locks of agents, and all files of the fleet; an etcd sets 64 MiB aside twice.
+const ENTER: &str = "mount -t tmpfs -o mode=0755,size=256m tfo-test /run; exec \"$@\"";
 
 /// True if a fleet can be made here; otherwise skips.
 #[track_caller]

@@ -4,6 +4,7 @@
 //! Network, servers, clients and judge are those of `tfo_demo`; agents and coordinator are the real programs.  A test runs
 //! in namespaces of its own ([`inside`]), so the fleet is called, not sent orders.  Numbers of nodes begin with 1.
 
+mod center;
 mod inside;
 mod scenario;
 
@@ -33,12 +34,12 @@ use tfo_model::key::TfoKey;
 use tfo_model::key_text::KeyText;
 use tfo_model::problem::chain;
 use tfo_model::time::UnixTime;
-use tfo_wire::client::ClientError;
 use tfo_wire::v1::secret::SecretText;
 use zeroize::Zeroizing;
 
 use crate::program;
 
+pub use center::Center;
 pub use inside::{beside, inside};
 pub use scenario::{CLIENTS, Cost, UNDER_WAY};
 
@@ -84,10 +85,11 @@ pub struct Ended {
 }
 
 /// All parts.  Processes end with the test's PID namespace.
-pub struct Fleet {
+pub struct Fleet<C = Coordinator> {
     kit: Kit,
     network: Network,
-    coordinator: Coordinator,
+    /// The coordinator, or the coordinators and what they need.
+    pub center: C,
     members: BTreeMap<u8, Member>,
     clients: Vec<JoinHandle<Result<(), NamespaceError>>>,
     tally: Arc<Tally>,
@@ -108,25 +110,27 @@ fn number(node: usize) -> u8 {
     u8::try_from(node).expect("a fleet has few nodes")
 }
 
-impl Fleet {
-    /// The network, a coordinator with an empty pool, and nodes without programs.
-    pub fn start(nodes: usize) -> Self {
-        let kit = Kit {
-            directory: DIRECTORY.into(),
-            agent: program("tfo-agent").into(),
-            coordinator: program("tfo-coordinator").into(),
-        };
-        let network = done(Network::make(number(nodes)));
-        let coordinator = done(Coordinator::start(&kit, network.management.clone(), number(nodes)));
+/// Directory and programs.
+pub fn kit() -> Kit {
+    Kit {
+        directory: DIRECTORY.into(),
+        agent: program("tfo-agent").into(),
+        coordinator: program("tfo-coordinator").into(),
+    }
+}
+
+impl<C: Center> Fleet<C> {
+    /// Nodes without programs, in a network with what they have their keys from.
+    pub fn around(center: C, network: Network, nodes: usize) -> Self {
         let secrets = SECRET_FILES.map(|_| {
             let mut secret = Zeroizing::new(vec![0; SECRET_BYTES]);
             done(random::fill(&mut secret));
             secret
         });
         let mut fleet = Self {
-            kit,
+            kit: kit(),
             network,
-            coordinator,
+            center,
             members: BTreeMap::new(),
             clients: Vec::new(),
             tally: Arc::default(),
@@ -139,17 +143,15 @@ impl Fleet {
         fleet
     }
 
-    /// The same, with agents, the first key, servers and clients.
-    pub fn up(nodes: usize) -> Self {
-        let mut fleet = Self::start(nodes);
-        (1..=nodes).for_each(|node| fleet.start_agent(node));
-        fleet.until("all nodes are admitted", |pool| pool["required"] == nodes);
+    /// Agents, the first key, servers and clients.
+    pub fn begin(&mut self, nodes: usize) {
+        (1..=nodes).for_each(|node| self.start_agent(node));
+        self.until("all nodes are admitted", |pool| pool["required"] == nodes);
         let first = json!({"mode": "first", "reason": "test", "expect": {"number": nodes}});
-        fleet.command("/rotations", &first);
-        fleet.converged();
-        fleet.command("/resume", &json!({}));
-        fleet.serve_all(nodes);
-        fleet
+        self.command("/rotations", &first);
+        self.converged();
+        self.command("/resume", &json!({}));
+        self.serve_all(nodes);
     }
 
     /// Opens all listeners and starts the clients, until each has a cookie.
@@ -160,7 +162,7 @@ impl Fleet {
     }
 
     fn equip(&mut self, node: usize) {
-        let supplies = |directory: &Path, name: &str| self.coordinator.supplies(directory, name);
+        let supplies = |directory: &Path, name: &str| self.center.supplies(directory, name);
         let files = done(NodeFiles::write(&self.kit, self.network.node(number(node)), supplies));
         self.members.insert(number(node), Member { files, agent: None, server: None });
     }
@@ -251,14 +253,6 @@ impl Fleet {
         done(replace(&self.path(node, KEY_FILE), keys.expose(), 0o400, Durability::Volatile));
     }
 
-    /// Makes a node one whose agent a timer runs so often, or one with a daemon; nothing runs it yet.
-    pub fn timer(&mut self, node: usize, period_secs: Option<u64>) {
-        let files = self.files(node);
-        let mut supplies = done(self.coordinator.supplies(&files.path(""), files.name()));
-        supplies.source_toml += &period_secs.map_or_else(String::new, |secs| format!("period = \"{secs}s\"\n"));
-        done(files.supply(&supplies));
-    }
-
     // ---- the nodes ----
 
     /// Opens a node's listener.
@@ -322,6 +316,12 @@ impl Fleet {
         self.write_kernel(node, keys.as_bytes());
     }
 
+    /// What a node's file holds, as an operator copies it.
+    pub fn keys_of(&self, node: usize) -> String {
+        let text = std::fs::read_to_string(self.path(node, SYSCTL_FILE)).expect("the agent has written it");
+        text.lines().find_map(|line| line.strip_prefix(SYSCTL_NAME)).unwrap_or_default().to_owned()
+    }
+
     fn write_kernel(&self, node: usize, keys: &[u8]) {
         done(self.files(node).namespace.within(|| std::fs::write(KEY_PATH, keys))).expect("root writes the key");
     }
@@ -365,24 +365,12 @@ impl Fleet {
 
     // ---- the coordinator ----
 
-    /// kill -9.
-    pub fn kill_coordinator(&mut self) {
-        done(self.coordinator.kill());
-    }
-
-    pub fn start_coordinator(&mut self) {
-        done(self.coordinator.run());
-    }
-
     /// Asks it as its operator; `below` is the path below the pool.
     ///
     /// # Errors
     /// The message is the coordinator's, or says that it does not answer.
     pub fn ask(&self, method: &Method, below: &str, body: Option<&Value>) -> Result<Value, String> {
-        done(self.coordinator.api.ask::<Value, Value>(method, below, body)).map_err(|error| match error {
-            ClientError::Refused { body: Some(body), .. } => body.message,
-            error => chain(&error),
-        })
+        self.center.ask(method, below, body)
     }
 
     /// Imports the static key, with so many nodes expected.
@@ -451,6 +439,6 @@ impl Fleet {
             self.thaw_agent(node);
             self.end_agent(node);
         }
-        done(self.coordinator.end());
+        self.center.end();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Fleet;
+use super::{Center, Fleet};
 use crate::{PATIENCE, poll_some, poll_until};
 
 /// Number of connections after which every client has connected at least six times: 48 clients in six namespaces, in turn.
@@ -28,7 +28,7 @@ pub struct Cost {
     pub failed: u64,
 }
 
-impl Fleet {
+impl<C: Center> Fleet<C> {
     /// The pool as the operator sees it; null if the coordinator does not answer.
     pub fn pool(&mut self) -> Value {
         self.ask(&Method::GET, "", None).unwrap_or(Value::Null)

@@ -19,23 +19,22 @@ pub(in crate::dashboard) struct Expiring {
     /// Certificate files that are not in use because something is wrong with them, by what it is.
     pub(in crate::dashboard) broken: Vec<String>,
     /// The nodes whose certificates end first.
-    nodes: Vec<(NodeId, UnixTime)>,
+    nodes: Vec<(UnixTime, NodeId)>,
 }
 
 impl Expiring {
-    pub(in crate::dashboard) fn of(
+    pub(in crate::dashboard) fn of<'a>(
         own: Vec<(&'static str, UnixTime)>,
         broken: Vec<String>,
-        nodes: impl Iterator<Item = (NodeId, UnixTime)>,
+        nodes: impl Iterator<Item = (UnixTime, &'a NodeId)>,
     ) -> Self {
         let mut nodes: Vec<_> = nodes.collect();
-        let by_end = |a: &(NodeId, UnixTime), b: &(NodeId, UnixTime)| (a.1, &a.0).cmp(&(b.1, &b.0));
         if nodes.len() > NODES_MAX {
-            nodes.select_nth_unstable_by(NODES_MAX, by_end);
+            nodes.select_nth_unstable(NODES_MAX);
             nodes.truncate(NODES_MAX);
         }
-        nodes.sort_by(by_end);
-        Self { own, broken, nodes }
+        nodes.sort_unstable();
+        Self { own, broken, nodes: nodes.into_iter().map(|(at, node)| (at, node.clone())).collect() }
     }
 }
 
@@ -59,7 +58,7 @@ pub(super) fn table(expiring: &Expiring, pool: &PoolName, now: UnixTime) -> Mark
         @if !expiring.nodes.is_empty() {
             h3 { "Nodes whose certificates end first" }
             dl {
-                @for (node, at) in &expiring.nodes {
+                @for (at, node) in &expiring.nodes {
                     dt { a href={ "/pools/" (pool) "/nodes/" (words::encoded(node.as_str())) } { (node) } }
                     dd { "ends " (end(*at, now)) }
                 }

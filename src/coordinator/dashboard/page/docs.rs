@@ -16,6 +16,7 @@ pages![
     "explanation/three-ways.md",
     "how-to/change-the-policy.md",
     "how-to/coordinator_unreachable.md",
+    "how-to/enrol_nodes.md",
     "how-to/expected_nodes.md",
     "how-to/from-timer-script.md",
     "how-to/monitoring.md",
@@ -25,6 +26,7 @@ pages![
     "how-to/pool_frozen.md",
     "how-to/split.md",
     "how-to/stopped_by_health.md",
+    "how-to/three_coordinators.md",
     "how-to/troubleshooting.md",
 ];
 

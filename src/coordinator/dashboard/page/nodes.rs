@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::{act, rotation, words};
 use crate::dashboard::act::Act;
 use crate::dashboard::look::{Look, ROWS_MAX, is_trouble};
+use tfo_model::caveat::Caveat;
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
@@ -158,6 +159,10 @@ pub(in crate::dashboard) fn one(node: &NodeStatus, pool: &PoolName, acts: &[Act]
             dt { "Agent" } dd { (text(&node.agent)) }
             dt { "Kernel" } dd { (text(&node.kernel)) }
             dt { "tcp_fastopen" } dd { (text(&node.tcp_fastopen.map(|value| value.to_string()))) }
+            @if let Some(namespaces) = node.namespaces { dt { "Namespaces" } dd { (namespaces) } }
+            @for caveat in &node.caveats {
+                dt { "Caveat" } dd { (Caveat::shown(caveat)) }
+            }
         }
         @if is_trouble(node) {
             p { "On the node: " code.cmd { "tfoctl status" } ", " code.cmd { "systemctl status tfo-agent" } ". "

@@ -159,7 +159,8 @@ fn rotations(of: &Pool<'_>) -> Markup {
         p {
             @if let Some(at) = of.look.summary.next_rotation_at { "The next one is due " (words::when(at, of.now)) ". " }
             @else { "None starts by itself now. " }
-            "A key is primary for " (duration_text(of.policy.interval_secs)) "."
+            "A key is primary for " (duration_text(of.policy.interval_secs)) ". "
+            "An observer can follow a client by one cookie for at most " (duration_text(of.policy.cookie_lifetime_secs())) "."
         }
         @if let Some(span) = &status.calendar {
             p { "The calendar lets none start from " (words::when(span.from, of.now)) " until " (words::when(span.until, of.now))

@@ -4,13 +4,16 @@
 //! Invariants: a node gets no answer while the last beat is too old, because no other coordinator would hear of the contact;
 //! a beat is written with, or after, everything that its writer has recorded.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use tfo_engine::rollout::parts::Beat;
+use tfo_engine::rollout::crowd::is_crowded;
+use tfo_engine::rollout::parts::{About, Beat};
 use tfo_engine::rollout::tally::Tally;
 use tfo_host::runtime::clock;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_store::PARTS_MAX;
 
 /// A beat that could not be written is tried again after this time.
@@ -67,6 +70,7 @@ impl Driver {
             return;
         }
         self.observe();
+        self.note_turns();
         let (own, snapshot) = (self.replica.by(), self.replica.snapshot());
         let room = PARTS_MAX.saturating_sub(self.writes.queue.len());
         let silent: Option<Vec<NodeId>> = self.seen.life.silent(snapshot, own);
@@ -74,10 +78,42 @@ impl Driver {
             // Those in the queue have just been heard.
             silent.into_iter().filter(|node| !self.writes.queue.names(node)).collect::<Vec<_>>()
         });
+        self.shared.is_crowded.store(self.is_crowded(), Ordering::Relaxed);
         let vouches = silent.as_ref().is_some_and(|silent| silent.len() <= room);
         let marks = self.replica.content().marked_silent(silent.iter().flatten().take(room));
-        let tally = Tally::of(snapshot, own);
+        // Other coordinators read it, once they have beaten; it looks at all nodes.
+        let tally = if snapshot.beats.is_empty() { None } else { Tally::of(snapshot, own, self.seen.presence()) };
         self.writes.queue.acks.extend(marks);
-        self.writes.queue.beat = Some(Beat { stamp: self.replica.next_stamp(), vouches, at: clock::now(), tally });
+        let (stamp, about) = (self.replica.next_stamp(), self.about());
+        self.writes.queue.beat = Some(Beat { stamp, vouches, at: clock::now(), tally, about });
+    }
+
+    /// What operators are shown of this coordinator.
+    pub(super) fn about(&self) -> About {
+        let policy_differs = self.differs().into_iter().map(str::to_owned).collect();
+        About { release: env!("CARGO_PKG_VERSION").to_owned(), policy_differs, is_forgotten: false }
+    }
+
+    /// Whether this coordinator has many more nodes than the others that beat.
+    fn is_crowded(&self) -> bool {
+        let beat = self.replica.document().policy.beat();
+        let live: Vec<&CoordinatorName> = self.seen.clocks.live(self.monotonic(), beat).map(|(name, _)| name).collect();
+        // One that is alone looks at no node.
+        if live.is_empty() {
+            return false;
+        }
+        let nodes = self.nodes_of_each();
+        let of = |name: &CoordinatorName| nodes.get(name).copied().unwrap_or_default();
+        let others: Vec<usize> = live.into_iter().map(of).collect();
+        is_crowded(of(self.replica.by()), &others)
+    }
+
+    /// How many known nodes have their session at which coordinator.
+    pub(super) fn nodes_of_each(&self) -> BTreeMap<&CoordinatorName, usize> {
+        let mut nodes = BTreeMap::new();
+        for by in self.known().filter_map(|(_, record)| record.coordinator.as_ref()) {
+            *nodes.entry(by).or_default() += 1;
+        }
+        nodes
     }
 }

@@ -63,6 +63,7 @@ impl Driver {
     /// Notes that the store could not be read or written: in this time no node counts as silent (rule 11).
     pub(super) fn store_failed(&mut self, failed: &StoreError) {
         self.seen.life.interrupt();
+        self.shared.store_fails.store(true, std::sync::atomic::Ordering::Release);
         self.metrics.store_failed(self.replica.pool(), failed.kind());
         if !std::mem::replace(&mut self.logged.store_down, true) {
             let problem = failed.problem();

@@ -9,29 +9,39 @@
 //! [`CONFIG_OPERATOR`](tfo_config::coordinator::CONFIG_OPERATOR), as soon as the engine accepts it.
 
 mod beats;
+mod coordinators;
+mod described;
 mod failures;
+mod fresh;
+mod holds;
 mod pace;
 mod requests;
+mod rest;
 mod rollout;
 mod seen;
 mod show;
+mod turn;
 pub(super) mod verdict;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use self::beats::Beats;
+use self::described::Descriptions;
+use self::fresh::Fresh;
 use self::pace::Pace;
+use self::rest::Rest;
 use self::seen::Seen;
+use self::turn::Turn;
 use self::verdict::Told;
 use self::writes::Writes;
 use super::Watched;
-use super::message::{Described, Message, Shared};
+use super::message::{Message, Shared};
 use super::replica::Replica;
 use super::waiting::WaitingNodes;
 use crate::connections::Connections;
@@ -46,8 +56,6 @@ use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
-/// How long requests of nodes gather before the driver looks at them: one wake-up and one look at the store for all.
-const GATHER: Duration = Duration::from_millis(10);
 /// Most commits of one tick: a rollout takes fewer steps in a row.
 const COMMITS_MAX: usize = 8;
 /// Most requests that are served together.
@@ -61,7 +69,10 @@ pub(super) struct Driver {
     has_lost_name: bool,
     seen: Seen,
     pace: Pace,
+    rest: Rest,
+    turn: Turn,
     waiting: WaitingNodes,
+    fresh: Fresh,
     /// What waiting nodes were answered from.
     published: Option<Published>,
     /// Nodes whose records a commit has changed, which may wait for an answer.
@@ -70,9 +81,11 @@ pub(super) struct Driver {
     unrecorded: BTreeSet<NodeId>,
     /// The revision that this coordinator committed last.
     committed: Option<Revision>,
-    described: BTreeMap<NodeId, Described>,
+    described: Descriptions,
     /// Since when nodes have been behind their instruction.
     behind: BTreeMap<NodeId, UnixTime>,
+    /// The wave that this coordinator has observed to its end.
+    observed: Option<usize>,
     /// What the rollout waited for at the last tick.
     wait: Option<Wait>,
     /// The verdict that was found last.
@@ -106,13 +119,17 @@ impl Driver {
             beats: Beats::default(),
             has_lost_name: false,
             pace: Pace::new(),
+            rest: Rest::default(),
+            turn: Turn::default(),
             waiting: WaitingNodes::default(),
+            fresh: Fresh::default(),
             published: None,
             touched: BTreeSet::new(),
             unrecorded: BTreeSet::new(),
             committed: None,
-            described: BTreeMap::new(),
+            described: Descriptions::default(),
             behind: BTreeMap::new(),
+            observed: None,
             wait: None,
             told: None,
             file: FilePolicy::at_start(file_policy),
@@ -125,19 +142,22 @@ impl Driver {
     }
 
     /// Works until it is stopped.
-    pub(super) fn run(mut self, receiver: &Receiver<Message>) {
+    pub(super) fn run(mut self, receiver: &Receiver<Box<Message>>) {
         self.tick();
         // The last batch was full: more requests are waiting.
         let mut backlog = false;
         while !self.has_lost_name {
             let next = self.pace.next_tick.min(self.next_beat());
             let next = self.writes.flush_at.map_or(next, |at| at.min(next));
+            let next = self.waiting.next_end().into_iter().chain(self.fresh.ends_at()).fold(next, Instant::min);
             match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
                 Ok(first) => {
-                    if !backlog && matches!(first, Message::Sync { .. }) {
-                        std::thread::sleep(next.saturating_duration_since(clock::monotonic()).min(GATHER));
+                    if !backlog && matches!(*first, Message::Sync { .. }) {
+                        let gather = self.pace.gather(self.awaited());
+                        std::thread::sleep(next.saturating_duration_since(clock::monotonic()).min(gather));
                     }
-                    let batch: Vec<_> = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+                    let batch = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1));
+                    let batch: Vec<Message> = batch.map(|message| *message).collect();
                     backlog = batch.len() == BATCH_MAX;
                     if self.serve(batch).is_break() {
                         break;
@@ -146,6 +166,8 @@ impl Driver {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.end_holds();
+            self.end_fresh();
             if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) || self.next_beat() <= clock::monotonic()
             {
                 self.flush();
@@ -162,7 +184,12 @@ impl Driver {
     }
 
     fn tick_for_news(&mut self) {
-        self.pace.tick_for_news(self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len()));
+        self.pace.tick_for_news(self.awaited());
+    }
+
+    /// How many nodes the rollout waited for at the last tick.
+    fn awaited(&self) -> usize {
+        self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len())
     }
 
     /// Drives the rollout as far as it goes now, and answers the nodes that wait for it.
@@ -182,10 +209,15 @@ impl Driver {
             self.publish();
         }
         self.publish();
-        self.note_behind();
+        self.ask_for_counters();
+        self.note_turns();
+        if self.rest.takes_note() {
+            self.note_behind();
+        }
         self.sweep();
         self.erase();
         self.pace.ticked(start);
+        self.pace.tick_within(self.until_its_turn());
         if self.logged.store_down {
             self.pace.tick_within(self.left_of_blindness());
         }

@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use tfo_host::runtime::clock;
 
+/// How long requests of nodes gather before the driver looks at them: one wake-up and one look at the store for all.
+const GATHER: Duration = Duration::from_millis(10);
+/// The same for the last part of those that the rollout waits for, one in [`LAST_PARTS`].
+const GATHER_LAST: Duration = Duration::from_millis(3);
+const LAST_PARTS: usize = 16;
 /// Longest time between two ticks: schedule and absence are measured in seconds.
 const TICK_MAX: Duration = Duration::from_secs(1);
 /// Longest time between two ticks of a large pool: half of what may count as served (`SERVED_GAP_MAX`).
@@ -45,6 +50,17 @@ impl Pace {
         let earliest =
             self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took * TICK_REST));
         self.next_tick = self.next_tick.min(earliest);
+    }
+
+    /// Whether all nodes have acked that the rollout waited for at the last tick, if it waited for any.
+    pub(super) fn has_all(&self, waited_for: usize) -> bool {
+        waited_for > 0 && self.news >= waited_for
+    }
+
+    /// How long requests gather before they are served: the last ones of a phase are what all others wait for.
+    pub(super) fn gather(&self, waited_for: usize) -> Duration {
+        let missing = waited_for.saturating_sub(self.news);
+        if missing * LAST_PARTS < waited_for { GATHER_LAST } else { GATHER }
     }
 
     /// Acks were written, and the rollout waits for `waited_for` nodes: few barriers open before all of them have acked.
@@ -94,5 +110,30 @@ impl Pace {
             self.next_erase = now + ERASE_EVERY;
         }
         is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_a_phase_are_served_at_once() {
+        let mut pace = Pace::new();
+        // (waited for, acks, all are here, how long the next requests gather)
+        for (waited_for, news, all, gather) in [
+            (0, 0, false, GATHER),
+            (0, 5, false, GATHER),
+            (1_000, 0, false, GATHER),
+            (1_000, 937, false, GATHER),
+            (1_000, 938, false, GATHER_LAST),
+            (1_000, 1_000, true, GATHER_LAST),
+            (1_000, 1_001, true, GATHER_LAST),
+            (3, 2, false, GATHER),
+            (3, 3, true, GATHER_LAST),
+        ] {
+            pace.news = news;
+            assert_eq!((pace.has_all(waited_for), pace.gather(waited_for)), (all, gather), "{waited_for} {news}");
+        }
     }
 }

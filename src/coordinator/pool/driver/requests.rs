@@ -13,7 +13,7 @@ use super::Driver;
 use super::writes::Ack;
 use crate::pool::message::{Asked, CommandError, Message, StoreDown, Wanted};
 use crate::pool::replica::GivenKeys;
-use crate::pool::waiting::{Pending, SyncError, Until};
+use crate::pool::waiting::{Hold, Pending, SyncError, Until};
 use tfo_engine::rollout::barrier::recoverable;
 use tfo_engine::rollout::document::AuditEntry;
 use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Refused, Step};
@@ -76,13 +76,18 @@ impl Driver {
         for message in batch {
             match message {
                 Message::Sync { node, sync, described, reply } => {
-                    self.described.insert(node.clone(), *described);
+                    self.fresh.came(&node);
+                    if self.described.put(&node, *described) {
+                        // It is in the verdict.
+                        self.rest.end();
+                    }
                     if good {
-                        recorded.extend(self.record(Pending { node, sync: *sync, reply }));
+                        recorded.extend(self.record(Pending { node, sync: *sync, reply, hold: Hold::default() }));
                     } else {
-                        self.without_store(Pending { node, sync: *sync, reply });
+                        self.without_store(Pending { node, sync: *sync, reply, hold: Hold::default() });
                     }
                 }
+                Message::Left { node, request } => self.waiting.left(&node, &request),
                 other => others.push(other),
             }
         }
@@ -96,7 +101,7 @@ impl Driver {
         self.answer(recorded, good);
         for message in others {
             match message {
-                Message::Sync { .. } => unreachable!("sorted out above"),
+                Message::Sync { .. } | Message::Left { .. } => unreachable!("sorted out above"),
                 // Its client has given up; a command that is done now would surprise it.
                 Message::Wanted { reply, .. } if reply.is_closed() => {}
                 Message::Wanted { wanted, given, reply } => {
@@ -108,6 +113,7 @@ impl Driver {
                 }
                 Message::Status(reply) => self.show(reply, Self::status),
                 Message::Nodes { names, reply } => self.show(reply, |driver| driver.nodes(&names)),
+                Message::FreshNodes { names, reply } => self.read_fresh(names, reply),
                 Message::OrderFor { node, reply } => {
                     self.show_node(reply, |driver| order_for(driver.replica.snapshot(), &node));
                 }
@@ -116,11 +122,14 @@ impl Driver {
                 Message::Summary(reply) => self.show(reply, Self::summary),
                 Message::Overview { names, reply } => self.show(reply, |driver| driver.overview(&names)),
                 Message::Cookies(reply) => self.show_node(reply, Self::cookies),
+                Message::Coordinators(reply) => self.show_node(reply, Self::coordinators_shown),
+                Message::ForgetCoordinator { name, reply } => drop(reply.send(self.forget_coordinator(&name))),
                 Message::Policy(policy) => {
                     self.file.reload(*policy);
                     // Once more for an operator who has asked for it.
                     self.logged.differs = Default::default();
                     self.logged.refused = None;
+                    self.rest.end();
                     self.pace.tick_soon();
                 }
                 Message::Changed => {
@@ -135,7 +144,7 @@ impl Driver {
 
     /// Step 1: queues the record.  None: the sync is answered already.
     fn record(&mut self, pending: Pending) -> Option<Recorded> {
-        let Pending { node, sync, reply } = pending;
+        let Pending { node, sync, reply, hold } = pending;
         let queued = self.writes.queue.names(&node).then(|| self.replica.record_after(&node, &self.writes.queue));
         let before = match &queued {
             Some(queued) => queued.as_ref(),
@@ -157,9 +166,11 @@ impl Driver {
         let recording = match recording {
             // Unless an earlier one is about to be written, and this one takes its place.
             Recording::Later(later) if !is_news && queued.is_none() => {
-                self.seen.life.hear(self.monotonic(), &node, &mut self.seen.presence);
-                self.replica.hear(&node, later);
-                return Some(Recorded { sync: Pending { node, sync, reply }, opens: false });
+                if self.seen.life.hear(self.monotonic(), &node) {
+                    self.rest.end();
+                }
+                self.replica.hear(&node, later.into());
+                return Some(Recorded { sync: Pending { node, sync, reply, hold }, opens: false });
             }
             recording => recording,
         };
@@ -177,7 +188,7 @@ impl Driver {
             }
             self.flush_after(ack);
         }
-        Some(Recorded { sync: Pending { node, sync, reply }, opens })
+        Some(Recorded { sync: Pending { node, sync, reply, hold }, opens })
     }
 
     /// Queues what is to be stored of a sync.  False: the queue is full and cannot be written.
@@ -187,8 +198,8 @@ impl Driver {
         }
         let queue = &mut self.writes.queue;
         match recording {
-            Recording::First(entry) => drop(queue.entries.insert(node.clone(), entry)),
-            Recording::Later(later) => drop(queue.acks.insert(node.clone(), later)),
+            Recording::First(entry) => drop(queue.entries.insert(node.clone(), entry.into())),
+            Recording::Later(later) => drop(queue.acks.insert(node.clone(), later.into())),
             Recording::Stale => {}
         }
         true
@@ -221,10 +232,10 @@ impl Driver {
     /// Holds a sync without the store, for as long as [`Policy::blind_max`](tfo_engine::rollout::policy::Policy::blind_max), if
     /// its session is open and has the copy's instruction; anything else needs the store (rule 7).
     fn without_store(&mut self, pending: Pending) {
-        let Pending { node, sync, reply } = &pending;
+        let Pending { node, sync, reply, .. } = &pending;
         let snapshot = self.replica.snapshot();
         let open = snapshot.nodes.get(node).and_then(|record| record.session);
-        let may_wait = reply.until() == Until::News
+        let may_wait = reply.hold_for().is_some()
             && !self.shared.is_blind()
             && open == Some(sync.session)
             && self.seen.view.answer(snapshot, node, sync) == Ok(Answer::Nothing);
@@ -232,7 +243,7 @@ impl Driver {
             // Its record is not stored: once the store is back it asks again, so that what it is told is never younger
             // than what is known of it (rule 11).
             self.unrecorded.insert(node.clone());
-            self.waiting.hold(pending);
+            self.waiting.hold_unrecorded(pending);
         } else {
             pending.reply.give(Err(SyncError::StoreDown));
         }
@@ -250,7 +261,7 @@ impl Driver {
         self.shared.revision.store(revision, std::sync::atomic::Ordering::Release);
     }
 
-    fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
+    pub(super) fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
         // A client that has left must not keep the driver busy.
         if reply.is_closed() {
             return;

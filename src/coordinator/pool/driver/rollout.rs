@@ -17,18 +17,28 @@ use tfo_store::{CommitError, Erasure};
 impl Driver {
     /// Takes one step of the rollout.  False: there is nothing more to do now.
     pub(super) fn step(&mut self) -> bool {
+        self.turn.begin();
+        if self.rest.holds(clock::now()) {
+            return false;
+        }
         let mut given = GivenKeys::default();
-        let decided = match self.propose(&mut given) {
+        let proposal = self.propose(&mut given);
+        let is_proposed = proposal.is_some();
+        let decided = match proposal {
             Some(proposal) => Ok(Ok(Step::Commit(proposal))),
             None => self.decide(&Input::Tick, &mut given),
         };
         match decided {
+            Ok(Ok(Step::Commit(_))) if !is_proposed && !self.has_its_turn() => false,
             Ok(Ok(Step::Commit(proposal) | Step::Part(proposal))) => match self.commit(&proposal, &given) {
                 // After a conflict another writer was faster: decide again from what is stored now.
                 Ok(()) | Err(CommitError::Conflict { .. }) => true,
                 Err(_) => false,
             },
             Ok(Ok(Step::Wait(wait))) => {
+                let (document, now) = (self.replica.document(), clock::now());
+                let is_proposed = self.file.proposal(document).is_some();
+                self.rest.begin(now, wait.rests_until(document, now).filter(|_| !is_proposed));
                 self.wait = Some(wait);
                 false
             }
@@ -105,7 +115,7 @@ impl Driver {
     /// Asks the engine, with a fresh key where it wants one.
     pub(super) fn decide(&self, input: &Input, given: &mut GivenKeys) -> Result<Result<Step, Refused>, NoRandomness> {
         let snapshot = self.replica.snapshot();
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let now = Now { wall: clock::now(), presence: self.seen.presence() };
         match handle(snapshot, now, input, None) {
             Ok(Step::MakeKey { .. }) => {
                 let fresh = given.add(random::fresh_key()?);

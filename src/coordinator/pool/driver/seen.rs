@@ -18,25 +18,29 @@ use tfo_store::{Head, News};
 /// Which nodes are present, and what follows from that for answers.
 pub(super) struct Seen {
     pub(super) life: Life,
-    pub(super) presence: Presence,
     pub(super) view: PoolView,
-    clocks: Clocks,
-    /// State of the store that `presence` and `view` were made from.
+    pub(super) clocks: Clocks,
+    /// The life in which the nodes that wait were heard.
+    heard_in: u64,
+    /// State of the store that `view` was made from.
     pub(super) looked_at: Option<Head>,
 }
 
 impl Seen {
     pub(super) fn new(replica: &Replica) -> Self {
-        let presence = Presence::default();
-        let view = PoolView::of(replica.snapshot(), &presence);
-        Self { life: Life::default(), presence, view, clocks: Clocks::default(), looked_at: None }
+        let life = Life::default();
+        let view = PoolView::of(replica.snapshot(), life.presence());
+        Self { life, view, clocks: Clocks::default(), heard_in: 0, looked_at: None }
     }
-}
 
-impl Seen {
+    /// As of the last look.
+    pub(super) fn presence(&self) -> &Presence {
+        self.life.presence()
+    }
+
     /// Whether a sync that repeats what is known of this node adds nothing: not while barriers wait to hear it in this life.
     pub(super) fn knows(&self, replica: &Replica, node: &NodeId) -> bool {
-        self.presence.has_seen(replica.snapshot(), node)
+        self.presence().has_seen(replica.snapshot(), node)
     }
 }
 
@@ -57,6 +61,7 @@ impl Driver {
         let before = self.replica.document().revision;
         match self.replica.follow() {
             Ok(news) => {
+                self.shared.store_is_read();
                 let revision = self.replica.document().revision;
                 if revision != before && Some(revision) != self.committed {
                     // Another writer's commit: it does not say which nodes it concerns.
@@ -80,30 +85,40 @@ impl Driver {
         }
     }
 
-    /// Looks at which nodes are present.
+    /// Looks at which nodes are present: at those that have changed since the last look.
     pub(super) fn observe(&mut self) {
         self.show_revision();
         let monotonic = self.monotonic();
+        let changes = self.replica.take_changes();
         let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
         // Without writes no node can be recorded: neither the time before this look counts nor that after it.
         if self.writes.fail {
             seen.life.interrupt();
         }
-        seen.life.observe(monotonic, snapshot);
+        let mut is_news = seen.life.follow(monotonic, snapshot, &changes);
         if self.writes.fail {
             seen.life.interrupt();
         }
-        let was_off = seen.presence.clock_off_secs;
-        seen.presence = seen.life.presence(snapshot);
         seen.clocks.observe(monotonic, clock::now(), &snapshot.beats);
-        seen.presence.clock_off_secs = seen.clocks.off_secs(monotonic, snapshot.document.policy.beat());
-        if let (None, Some(off_secs)) = (was_off, seen.presence.clock_off_secs) {
-            warn!(pool = %self.replica.pool(), off_secs, "this host's clock is off those of the other coordinators, so it starts no rotation that is due; set it (`chronyc tracking`)");
+        let off_secs = seen.clocks.off_secs(monotonic, snapshot.document.policy.beat());
+        if seen.life.set_clock_off(off_secs) {
+            is_news = true;
+            if let Some(off_secs) = off_secs {
+                warn!(pool = %self.replica.pool(), off_secs, "this host's clock is off those of the other coordinators, so it starts no rotation that is due; set it (`chronyc tracking`)");
+            }
         }
-        seen.view = PoolView::of(snapshot, &seen.presence);
+        seen.view = PoolView::kept(&seen.life, &snapshot.document);
+        // Also if the life ended between two looks.
+        if std::mem::replace(&mut seen.heard_in, seen.life.ordinal()) != seen.life.ordinal() {
+            self.waiting.of_former_life(&self.replica, seen.view);
+        }
         seen.looked_at = Some(self.replica.head());
+        if is_news || !changes.is_empty() {
+            self.rest.end();
+        }
         self.deaf_since =
-            seen.presence.deaf_secs.map(|secs| self.deaf_since.unwrap_or_else(|| clock::now().minus(secs)));
+            self.seen.presence().deaf_secs.map(|secs| self.deaf_since.unwrap_or_else(|| clock::now().minus(secs)));
+        let (seen, snapshot) = (&self.seen, self.replica.snapshot());
         if **self.shared.policy.load() != snapshot.document.policy {
             self.shared.policy.store(Arc::new(snapshot.document.policy.clone()));
         }

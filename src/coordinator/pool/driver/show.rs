@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
-use crate::pool::message::{Cookies, CoordinatorSeen, Overview, PoolNames, Summary, Welcome};
+use crate::connections::Contact;
+use crate::pool::message::{Cookies, Described, Overview, PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_engine::rollout::ahead::{self, calendar, next_exclusion, next_rotation_at, waiver, wave_cookies};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
@@ -15,24 +16,23 @@ use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
+use tfo_model::caveat::Caveat;
 use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
-use tfo_model::ids::{CoordinatorName, NodeId};
+use tfo_model::ids::{NodeId, merge_join};
 use tfo_model::key::PairPrint;
+use tfo_model::named::Named;
 use tfo_model::node::{Expected, KeySource};
+use tfo_model::time::UnixTime;
 use tfo_wire::v1::fleet::{
     CalendarSpan, FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves,
 };
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
 
-/// Beats after which a coordinator is shown as silent, and the fewest seconds: its clock may be off by some.
-const SILENT_BEATS: u64 = 3;
-const SILENT_SECS_MIN: u64 = 60;
-
 impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
     pub(super) fn look_ahead(&mut self) {
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let now = Now { wall: clock::now(), presence: self.seen.presence() };
         if let Ok(Step::Wait(wait)) = handle(self.replica.snapshot(), now, &Input::Tick, None) {
             self.wait = Some(wait);
         }
@@ -44,7 +44,7 @@ impl Driver {
     pub(super) fn note_behind(&mut self) {
         let nodes = &self.replica.snapshot().nodes;
         if self.described.len() > nodes.len() {
-            self.described.retain(|node, _| nodes.contains_key(node));
+            self.described.retain(|node| nodes.contains_key(node));
         }
         let waiting_for = Barrier::of_all(self.replica.snapshot()).waiting_for;
         if waiting_for.is_empty() {
@@ -92,7 +92,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now<'_> {
-        Now { wall: clock::now(), presence: &self.seen.presence }
+        Now { wall: clock::now(), presence: self.seen.presence() }
     }
 
     /// The state of the pool.
@@ -116,6 +116,7 @@ impl Driver {
             primary: slots.map(|slots| slots.primary.shown()),
             backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
             verdict: self.verdict(),
+            cookie_lifetime_secs: document.policy.cookie_lifetime_secs(),
             paused: document.paused.as_ref().map(paused),
             hold: document.hold.as_ref().map(|hold| hold.reason().into()),
             expect: document.hold.as_ref().and_then(expected),
@@ -171,17 +172,33 @@ impl Driver {
 
     /// The pool at a glance.
     pub(super) fn summary(&self) -> Summary {
+        self.summary_of(self.seen_nodes().map(|seen| {
+            let ends = seen.contact.map(|contact| contact.certificate_until);
+            (self.state_of(&seen), ends, seen.caveats())
+        }))
+    }
+
+    /// The pool at a glance, by the state of each node, the end of its certificate, and what is said of its kernel.
+    fn summary_of<'a>(
+        &self,
+        nodes: impl Iterator<Item = (NodeState, Option<UnixTime>, &'a [Named<Caveat>])>,
+    ) -> Summary {
         let mut states: BTreeMap<NodeState, usize> = NodeState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut caveats: BTreeMap<Caveat, usize> = Caveat::ALL.into_iter().map(|caveat| (caveat, 0)).collect();
         let mut certificate_until = None;
-        for (node, record) in self.known() {
-            let ends = self.connections.of(node).map(|contact| contact.certificate_until);
+        for (state, ends, named) in nodes {
             certificate_until = certificate_until.into_iter().chain(ends).min();
-            *states.entry(self.state_of(node, record)).or_default() += 1;
+            *states.entry(state).or_default() += 1;
+            // A node that names one twice has it once.
+            for caveat in named.iter().filter_map(Named::known).collect::<BTreeSet<_>>() {
+                *caveats.entry(caveat).or_default() += 1;
+            }
         }
         let document = self.replica.document();
         Summary {
             status: self.status(),
             states,
+            caveats,
             held: self.waiting.len(),
             fingerprints: self.fingerprints(),
             expected_nodes: document.expected_nodes(),
@@ -193,34 +210,18 @@ impl Driver {
         }
     }
 
-    /// The coordinators that the store knows, by their beats and their nodes.
-    fn coordinators(&self) -> Vec<CoordinatorSeen> {
-        let (own, snapshot) = (self.replica.by(), self.replica.snapshot());
-        let mut nodes: BTreeMap<&CoordinatorName, usize> = snapshot.beats.keys().map(|name| (name, 0)).collect();
-        nodes.entry(own).or_default();
-        for by in self.known().filter_map(|(_, record)| record.coordinator.as_ref()) {
-            *nodes.entry(by).or_default() += 1;
-        }
-        let (now, limit) = (clock::now(), SILENT_BEATS * self.replica.document().policy.beat().as_secs());
-        let of = |(name, nodes): (&CoordinatorName, usize)| {
-            let beat_at = snapshot.beats.get(name).map(|beat| beat.at);
-            let is_silent = beat_at.is_none_or(|at| now.secs_since(at) > limit.max(SILENT_SECS_MIN));
-            let is_own = name == own;
-            CoordinatorSeen { name: name.clone(), beat_at, nodes, is_own, is_silent: is_silent && !is_own }
-        };
-        nodes.into_iter().map(of).collect()
-    }
-
     /// The state of its nodes.
     pub(super) fn nodes(&self, names: &PoolNames) -> Nodes {
-        let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
+        let nodes = self.seen_nodes().map(|seen| self.node(&seen, names)).collect();
         Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
     }
 
     /// The pool and all its nodes.
     pub(super) fn overview(&self, names: &PoolNames) -> Overview {
-        let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
-        Overview { summary: self.summary(), nodes }
+        let nodes: Vec<NodeStatus> = self.seen_nodes().map(|seen| self.node(&seen, names)).collect();
+        let known = nodes.iter().filter_map(|node| Some((node, node.state.known()?)));
+        let summary = self.summary_of(known.map(|(node, state)| (state, node.certificate_until, &node.caveats[..])));
+        Overview { summary, nodes }
     }
 
     /// What the nodes have counted that report to this coordinator; of the others it hears too seldom.  A denied one counts for
@@ -233,8 +234,23 @@ impl Driver {
         Cookies { counters: counters.collect(), wave: wave_cookies(self.replica.snapshot()) }
     }
 
-    fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
+    pub(super) fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
         self.replica.snapshot().nodes.iter().filter(|(_, record)| record.is_known())
+    }
+
+    /// Each known node with all that is kept of it here.
+    fn seen_nodes(&self) -> impl Iterator<Item = SeenNode<'_>> {
+        let contacts = self.connections.of_each(self.known().map(|(node, _)| node));
+        let described = merge_join(self.known(), self.described.iter());
+        let described = described.map(|(node, record, described)| (node, (record, described)));
+        let behind = merge_join(described, self.behind.iter());
+        behind.zip(contacts).map(|((node, (record, described), behind_since), contact)| SeenNode {
+            node,
+            record,
+            described: described.filter(|_| record.moved_to().is_none()),
+            behind_since: behind_since.copied(),
+            contact,
+        })
     }
 
     fn fingerprints(&self) -> Vec<FingerprintCount> {
@@ -250,28 +266,27 @@ impl Driver {
         fingerprints
     }
 
-    fn node(&self, node: &NodeId, record: &NodeRecord, names: &PoolNames) -> NodeStatus {
-        let moved_to = record.moved_to();
+    fn node(&self, seen: &SeenNode<'_>, names: &PoolNames) -> NodeStatus {
+        let SeenNode { node, record, described, behind_since, contact } = *seen;
         let report = record.report.as_ref();
         let holds = record.holds();
-        // What a node that belongs to another pool says of itself is not about this one.
-        let described = self.described.get(node).filter(|_| moved_to.is_none());
-        let contact = self.connections.of(node);
-        let connected = self.is_connected(node).filter(|_| moved_to.is_none());
+        let connected = seen.is_connected();
         NodeStatus {
             node: node.clone(),
-            state: self.state_of(node, record).into(),
+            state: self.state_of(seen).into(),
             generation: report.and_then(|report| report.fence.as_ref()).map(|fence| fence.generation),
             primary: holds.map(|holds| holds.primary),
             backup: holds.and_then(|holds| holds.backup),
             last_report_at: record.last_report_at,
-            behind_since: self.behind.get(node).copied(),
+            behind_since,
             source: report.map_or(KeySource::Coordinator, |report| report.source).into(),
             error: described.and_then(|described| described.error.clone()),
             note: described.and_then(|described| described.note.clone()),
             kernel: described.map(|described| described.kernel.clone()),
             agent: described.map(|described| described.agent.clone()),
             tcp_fastopen: described.and_then(|described| described.tcp_fastopen),
+            caveats: seen.caveats().to_vec(),
+            namespaces: described.and_then(|described| described.namespaces),
             excluded: match record.membership {
                 Membership::Excluded(exclusion) => exclusion.reason().map(Into::into),
                 Membership::Admitted => None,
@@ -280,26 +295,43 @@ impl Driver {
                 Membership::Excluded(Exclusion::Operator { until }) => Some(until),
                 Membership::Excluded(_) | Membership::Admitted => None,
             },
-            moved_to: moved_to.and_then(|to| names.get(&to).cloned()),
+            moved_to: record.moved_to().and_then(|to| names.get(&to).cloned()),
             connected,
             connected_since: contact.filter(|_| connected.is_some()).map(|contact| contact.since),
             certificate_until: contact.map(|contact| contact.certificate_until),
         }
     }
 
-    pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
-        match node_state(self.replica.document(), node, record, &self.seen.presence) {
-            NodeState::Converged if self.is_connected(node) == Some(false) => NodeState::Disconnected,
+    fn state_of(&self, seen: &SeenNode<'_>) -> NodeState {
+        match node_state(self.replica.document(), seen.node, seen.record, self.seen.presence()) {
+            NodeState::Converged if seen.is_connected() == Some(false) => NodeState::Disconnected,
             state => state,
         }
     }
+}
 
-    /// Whether a node has a connection; none if it has none and would not keep one: a node with a timer, and before its first
+/// A node of the pool, and what this coordinator has of it beside the store.
+struct SeenNode<'a> {
+    node: &'a NodeId,
+    record: &'a NodeRecord,
+    /// What it says of itself; none of a node that belongs to another pool, for that is not about this one.
+    described: Option<&'a Described>,
+    /// Since when it has been behind its instruction.
+    behind_since: Option<UnixTime>,
+    contact: Option<Contact>,
+}
+
+impl<'a> SeenNode<'a> {
+    /// What it says of its kernel.
+    fn caveats(&self) -> &'a [Named<Caveat>] {
+        self.described.map_or(&[], |described| &described.caveats)
+    }
+
+    /// Whether it has a connection; none if it has none and would not keep one: a node with a timer, and before its first
     /// sync with this coordinator.
-    fn is_connected(&self, node: &NodeId) -> Option<bool> {
-        let described = self.described.get(node)?;
-        let is_open = self.connections.of(node).is_some_and(|contact| contact.open > 0);
-        (is_open || described.waits).then_some(is_open)
+    fn is_connected(&self) -> Option<bool> {
+        let is_open = self.contact.is_some_and(|contact| contact.open > 0);
+        (is_open || self.described?.waits).then_some(is_open)
     }
 }
 

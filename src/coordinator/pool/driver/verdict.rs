@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::Driver;
-use crate::pool::message::{Judged, StoreDown};
+use crate::pool::message::{Described, Judged, StoreDown};
 use tfo_engine::rollout::input::Now;
+use tfo_engine::rollout::record::Membership;
 use tfo_engine::rollout::slots::PoolKey;
-use tfo_engine::rollout::verdict::{self, verdict};
+use tfo_engine::rollout::verdict::{self, Beside, verdict};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::Severity;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
 use tfo_wire::v1::fleet::{VERDICT_NODES_MAX, Verdict};
+use tfo_wire::v1::sync::CERTIFICATE_ENDS;
 
 /// Longest time between two looks while the document stays the same: one looks at every node.
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
@@ -31,9 +33,19 @@ pub(super) struct Told {
     revision: Revision,
 }
 
+#[cfg(test)]
+impl Told {
+    pub(super) fn kind(&self) -> tfo_model::fleet::VerdictKind {
+        self.found.kind
+    }
+}
+
 impl Driver {
-    /// Looks at the verdict if the last look is old, or the document has changed.
+    /// Looks at the verdict if the last look is old, or the document has changed; not while the rollout rests.
     pub(super) fn judge_now_and_then(&mut self) {
+        if self.rest.is_judged() {
+            return;
+        }
         let revision = self.replica.document().revision;
         let is_recent = |told: &Told| told.revision == revision && !clock::left_of(JUDGE_EVERY, told.at).is_zero();
         if !self.told.as_ref().is_some_and(is_recent) {
@@ -52,6 +64,7 @@ impl Driver {
         let kind_since = same_kind.map_or_else(clock::now, |told| told.kind_since);
         let revision = self.replica.document().revision;
         self.told = Some(Told { found, kind_since, at: clock::monotonic(), revision });
+        self.rest.judged();
         self.shared.judged.store(Some(Arc::new(self.judged())));
     }
 
@@ -91,8 +104,18 @@ impl Driver {
     }
 
     fn found(&self) -> verdict::Verdict {
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
-        verdict(self.replica.snapshot(), now, &self.differs())
+        let now = Now { wall: clock::now(), presence: self.seen.presence() };
+        let (differs, certificates_end) = (self.differs(), self.certificates_end());
+        verdict(self.replica.snapshot(), now, Beside { differs: &differs, certificates_end: &certificates_end })
+    }
+
+    /// The nodes that say so of their certificates and still belong to the pool.
+    fn certificates_end(&self) -> Vec<NodeId> {
+        let says = |described: &Described| described.note.as_deref() == Some(CERTIFICATE_ENDS);
+        let ending = self.described.iter().filter(|(_, described)| says(described)).map(|(node, _)| node);
+        let nodes = &self.replica.snapshot().nodes;
+        let is_in = |node: &&NodeId| nodes.get(*node).is_some_and(|record| record.membership == Membership::Admitted);
+        ending.filter(is_in).cloned().collect()
     }
 }
 

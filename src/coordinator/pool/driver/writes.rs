@@ -45,11 +45,13 @@ pub(super) struct Writes {
 impl Driver {
     /// Schedules a write of the queue: soon, or later if nothing in it is news.
     pub(super) fn flush_after(&mut self, ack: Ack) {
+        self.pace.news += usize::from(ack == Ack::News);
         let patience = match ack {
+            // The last of those that the rollout waits for has no other to wait for.
+            Ack::News if self.pace.has_all(self.awaited()) => Duration::ZERO,
             Ack::News => self.writes.took.clamp(ACK_PATIENCE, ACK_PATIENCE_MAX),
             Ack::Quiet => QUIET_PATIENCE,
         };
-        self.pace.news += usize::from(ack == Ack::News);
         let at = clock::monotonic() + patience;
         self.writes.flush_at = Some(self.writes.flush_at.map_or(at, |before| before.min(at)));
     }
@@ -80,8 +82,6 @@ impl Driver {
         let queue = std::mem::take(&mut self.writes.queue);
         assert!(queue.len() <= PARTS_MAX, "the queue is bounded");
         let start = clock::monotonic();
-        let before = self.replica.head();
-        let is_seen = self.seen.looked_at == Some(before);
         let nodes: Vec<NodeId> = queue.nodes().cloned().collect();
         let result = self.replica.write(&queue);
         self.metrics.records_written(self.replica.pool(), nodes.len(), start);
@@ -95,10 +95,7 @@ impl Driver {
                 if self.writes.fail {
                     self.store_is_good();
                 }
-                // If nothing else was written, these nodes alone have changed.
-                if self.follow().is_some() && is_seen && self.replica.head().is_one_write_after(before) {
-                    self.take_in(&nodes);
-                }
+                self.look();
                 true
             }
             Err(error) => {
@@ -119,24 +116,6 @@ impl Driver {
             if !self.flush() {
                 return;
             }
-        }
-    }
-
-    /// Takes the records in that were just written for these nodes, without a look at all the others: the copy was the
-    /// store's state, and no other writer has changed it since.  The next tick looks at all.
-    fn take_in(&mut self, nodes: &[NodeId]) {
-        let monotonic = self.monotonic();
-        let seen = &mut self.seen;
-        let mut view = seen.view;
-        for node in nodes {
-            let snapshot = self.replica.snapshot();
-            if let Some(record) = snapshot.nodes.get(node) {
-                seen.life.see(monotonic, (node, record), &mut seen.presence);
-                view = view.after(snapshot, &seen.presence, node, record);
-            }
-        }
-        if view == seen.view {
-            seen.looked_at = Some(self.replica.head());
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use axum::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 
-use tfo_wire::client::{BaseUrl, Client, ClientError, NoPage, PageRequest};
+use tfo_wire::base_url::BaseUrl;
+use tfo_wire::client::{Client, ClientError, NoPage, PageRequest};
 
 /// Longest time for an answer to its last byte: more than a page's stream of changes lasts, and than a coordinator waits for
 /// its store.

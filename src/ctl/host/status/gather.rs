@@ -8,6 +8,7 @@ use tfo_config::agent::{AgentSettings, DEFAULT_RUNTIME_DIR, DEFAULT_SYSCTL_FILE,
 use tfo_config::reader::ConfigFile;
 use tfo_host::examine::{FileState, HostFacts, examine};
 use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::namespace_found::find;
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::files;
 use tfo_model::ids::NamespaceName;
@@ -66,10 +67,11 @@ pub(super) fn gather(config_path: &Path, names: &[NamespaceName], now: UnixTime)
     let mut named = Named::default();
     let config = read_config(config_path, &mut named);
     let runtime_dir = named.runtime_dir.map_or_else(|| DEFAULT_RUNTIME_DIR.into(), |place| place.value);
-    let (file_path, managed) = named.install.map_or_else(
-        || (DEFAULT_SYSCTL_FILE.into(), Vec::new()),
+    let (file_path, managed, places) = named.install.map_or_else(
+        || (DEFAULT_SYSCTL_FILE.into(), Vec::new(), Vec::new()),
         |install| {
-            (install.sysctl_file.value, install.namespaces.into_iter().map(|name| name.value).collect::<Vec<_>>())
+            let names = install.namespaces.into_iter().map(|name| name.value).collect::<Vec<_>>();
+            (install.sysctl_file.value, names, install.places)
         },
     );
     let status_path = runtime_dir.join(FILE_NAME);
@@ -77,12 +79,18 @@ pub(super) fn gather(config_path: &Path, names: &[NamespaceName], now: UnixTime)
     let namespaces = if names.is_empty() {
         let reported = status.as_ref().and_then(|status| status.as_ref().ok());
         let reported = reported.into_iter().flat_map(|status| &status.namespaces);
-        let reported = reported.filter_map(|namespace| namespace.name.parse::<NamespaceName>().ok());
+        // Those that come and go are looked for again.
+        let lasting = reported.filter(|namespace| !namespace.found);
+        let reported = lasting.filter_map(|namespace| namespace.name.parse::<NamespaceName>().ok());
         let mut all = managed;
         all.extend(reported.filter(|name| name.as_str() != Namespace::Own.name()));
         all.sort();
         all.dedup();
-        std::iter::once(Namespace::Own).chain(all.into_iter().map(Namespace::Named)).collect()
+        let mut all: Vec<Namespace> =
+            std::iter::once(Namespace::Own).chain(all.into_iter().map(Namespace::Named)).collect();
+        let known = all.iter().filter_map(|namespace| namespace.identity().ok()).collect();
+        all.extend(find(places.iter().map(|place| &place.value), &known).namespaces);
+        all
     } else {
         crate::host::namespaces::chosen(names)
     };

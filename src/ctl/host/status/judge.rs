@@ -8,6 +8,8 @@ use tfo_config::agent::InstallMode;
 use tfo_host::examine::{FileState, NamespaceFacts, Unseen};
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::procfs::KernelError;
+use tfo_host::kernel::sysctl_d::SYSCTL_FILE_EXPOSED;
+use tfo_model::kernel::KernelVersion;
 use tfo_model::named::Named;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
@@ -107,6 +109,11 @@ fn file(facts: &Facts) -> Vec<Problem> {
             format!("cannot read {path}: {error}"),
             "make the file readable for root",
         )),
+        FileState::Ours(_) if !facts.host.file_is_private => {
+            let message = "other users may read the keys in it, or change them";
+            let remedy = "the agent closes it at its next pass; find what opened it, and revoke the keys if another user has read them";
+            Some(Problem::error(SYSCTL_FILE_EXPOSED, message, remedy).in_file(&facts.file_path))
+        }
         FileState::Ours(record) => facts.held().filter(|held| held.pair() != record.prints.pair()).map(|_| {
             let message = format!("the keys that {path} sets at boot are not those that the agent has installed");
             Problem::error("other_keys_at_boot", message, remedy)
@@ -140,7 +147,7 @@ fn kernel(facts: &Facts, seen: &NamespaceFacts) -> Vec<Problem> {
             keys.map(|keys| keys.print)
         }
     };
-    let target = facts.held().map(|held| match facts.host.backup_slot {
+    let target = facts.held().map(|held| match facts.host.kernel.map(KernelVersion::backup_slot) {
         Some(BackupSlot::Absent) => held.pair().primary_alone(),
         Some(BackupSlot::Present) | None => held.pair(),
     });

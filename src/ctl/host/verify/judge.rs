@@ -32,6 +32,17 @@ named_enum! {
     }
 }
 
+/// What the reader knows of the keys that should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// Nothing.
+    Unknown,
+    /// The files have some, by which cookies are named.
+    Known,
+    /// The files have all: a cookie of another key is wrong.
+    Expected,
+}
+
 /// The equal answers to one source.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Group {
@@ -71,12 +82,14 @@ pub(super) struct AddressResult {
     unanswered: u32,
     /// Lower bound of the number of keys.
     keys: usize,
+    /// Whether every answer had a cookie of an expected key, and there was one; null without `--expect`.
+    pub(super) expected: Option<bool>,
     #[serde(skip)]
     keys_known: bool,
 }
 
 impl AddressResult {
-    pub(super) fn new(address: SocketAddr, mut groups: Vec<Group>, unanswered: u32, keys_known: bool) -> Self {
+    pub(super) fn new(address: SocketAddr, mut groups: Vec<Group>, unanswered: u32, judged: Keys) -> Self {
         groups.sort_by_key(|group| (group.source, std::cmp::Reverse(group.samples)));
         let samples = groups.iter().map(|group| group.samples).sum();
         let keys = key_count(&groups);
@@ -87,9 +100,13 @@ impl AddressResult {
             (_, 1) if !without_cookie => Verdict::Agree,
             _ => Verdict::Split,
         };
+        // Several keys are right during a wave, and in a staged pool the backup's cookies are those of clients alone.
+        let all_known = samples > 0 && groups.iter().all(|group| group.fingerprint.is_some());
+        let expected = (judged == Keys::Expected).then_some(all_known);
+        let keys_known = judged != Keys::Unknown;
         let min_share = min_share(samples);
         let (address, port) = (address.ip(), address.port());
-        Self { address, port, verdict, samples, min_share, groups, unanswered, keys, keys_known }
+        Self { address, port, verdict, samples, min_share, groups, unanswered, keys, expected, keys_known }
     }
 
     fn sources(&self) -> BTreeSet<IpAddr> {
@@ -102,7 +119,17 @@ impl AddressResult {
         } else {
             ""
         };
+        let unexpected = self.groups.iter().any(|group| group.cookie.is_some() && group.fingerprint.is_none());
         match (self.verdict, self.keys) {
+            (Verdict::Split, keys) if self.expected == Some(true) => {
+                format!("as expected: {keys} keys, all from the files")
+            }
+            (Verdict::Agree | Verdict::Split, _) if self.expected == Some(true) => {
+                "as expected: one key, from the files".to_owned()
+            }
+            (Verdict::Agree | Verdict::Split, _) if self.expected.is_some() && unexpected => {
+                format!("NOT as expected: cookies of a key that no file has{on_off}")
+            }
             (Verdict::Agree, _) => "agree: one key".to_owned(),
             (Verdict::Split, 1) => format!("split: one key{on_off}"),
             (Verdict::Split, keys) => format!("split: {keys} keys{on_off}"),
@@ -191,13 +218,13 @@ mod tests {
         KeyName { slot, fingerprint: KeyFingerprint::from_bytes([byte; 8]) }
     }
 
-    fn result(groups: &[(u8, Option<u8>, u32, Option<KeyName>)], unanswered: u32, keys_known: bool) -> AddressResult {
+    fn result(groups: &[(u8, Option<u8>, u32, Option<KeyName>)], unanswered: u32, judged: Keys) -> AddressResult {
         let source = |last: u8| IpAddr::from([192, 0, 2, last]);
         let group = |(last, byte, samples, key): &(u8, Option<u8>, u32, Option<KeyName>)| {
             Group::new(source(*last), byte.map(cookie), *samples, *key)
         };
         let address = "198.51.100.1:443".parse().unwrap();
-        AddressResult::new(address, groups.iter().map(group).collect(), unanswered, keys_known)
+        AddressResult::new(address, groups.iter().map(group).collect(), unanswered, judged)
     }
 
     #[test]
@@ -222,9 +249,33 @@ mod tests {
             (&[(1, Some(1), 5, None), (1, Some(2), 5, None), (2, Some(3), 5, None)], Verdict::Split, 2),
         ];
         for (groups, verdict, keys) in rows {
-            let result = result(groups, 0, true);
+            let result = result(groups, 0, Keys::Known);
             assert_eq!((result.verdict, result.keys), (verdict, keys), "{groups:?}");
         }
+    }
+
+    #[test]
+    fn expected_is_what_the_files_have_and_nothing_else() {
+        let (p, b) = (key(1, Slot::Primary), key(2, Slot::Backup));
+        let rows: [(&[_], bool, &str); 7] = [
+            (&[(1, Some(1), 5, Some(p))], true, "as expected: one key"),
+            (&[(1, Some(1), 5, Some(b)), (2, Some(2), 5, Some(b))], true, "as expected: one key"),
+            (&[(1, Some(1), 5, Some(p)), (1, Some(2), 5, Some(b))], true, "as expected: 2 keys"),
+            (&[(1, Some(1), 5, None)], false, "NOT as expected"),
+            (&[(1, Some(1), 500, Some(p)), (1, Some(2), 1, None)], false, "NOT as expected"),
+            (
+                &[(1, Some(1), 5, Some(p)), (1, None, 1, None)],
+                false,
+                "split: one key, and some nodes do not support TFO",
+            ),
+            (&[], false, "unreachable"),
+        ];
+        for (groups, expected, headline) in rows {
+            let result = result(groups, 0, Keys::Expected);
+            assert_eq!(result.expected, Some(expected), "{groups:?}");
+            assert!(result.headline().starts_with(headline), "{}", result.headline());
+        }
+        assert_eq!(result(&[(1, Some(1), 5, Some(p))], 0, Keys::Known).expected, None);
     }
 
     #[test]
@@ -240,11 +291,15 @@ mod tests {
     fn reports() -> VerifyReport {
         let (p, b) = (key(1, Slot::Primary), key(2, Slot::Backup));
         let results = vec![
-            result(&[(1, Some(0xaa), 300, None)], 0, false),
-            result(&[(1, Some(0xbb), 30, None), (1, Some(0xaa), 250, Some(p)), (1, Some(0xcc), 20, Some(b))], 0, true),
-            result(&[(1, Some(0xaa), 99, None), (2, Some(0xbb), 200, None), (2, None, 1, None)], 7, false),
-            result(&[(1, None, 300, None)], 0, false),
-            result(&[], 16, false),
+            result(&[(1, Some(0xaa), 300, None)], 0, Keys::Unknown),
+            result(
+                &[(1, Some(0xbb), 30, None), (1, Some(0xaa), 250, Some(p)), (1, Some(0xcc), 20, Some(b))],
+                0,
+                Keys::Known,
+            ),
+            result(&[(1, Some(0xaa), 99, None), (2, Some(0xbb), 200, None), (2, None, 1, None)], 7, Keys::Unknown),
+            result(&[(1, None, 300, None)], 0, Keys::Unknown),
+            result(&[], 16, Keys::Unknown),
         ];
         VerifyReport { results }
     }

@@ -15,7 +15,7 @@ use tfo_cli::report::{Failure, Format, Outcome, show};
 
 mod judge;
 
-use judge::{AddressResult, Group, Verdict, VerifyReport};
+use judge::{AddressResult, Group, Keys, Verdict, VerifyReport};
 
 /// Most requests that wait for an answer at a time, below the smallest SYN queue of a server (docs/kernel.md#counters).
 const IN_FLIGHT_MAX: usize = 8;
@@ -28,7 +28,9 @@ const SILENCE_MAX: u32 = 16;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 all nodes agree, 1 otherwise, 2 usage, 3 not allowed.")]
+#[command(
+    after_help = "Exit codes: 0 all nodes agree (with --expect: hold the keys of the files), 1 otherwise, 2 usage, 3 not allowed."
+)]
 pub struct Arguments {
     /// Addresses that several nodes share; the default port is 443
     #[arg(required = true, value_name = "VIP[:PORT]")]
@@ -44,6 +46,10 @@ pub struct Arguments {
     /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin), to name the key of each cookie; may be given several times
     #[arg(long = "key-file", value_name = "FILE")]
     key_files: Vec<PathBuf>,
+    /// Fail unless every answer has a cookie of a key in the files: a monitor, which succeeds through every phase of a rotation as
+    /// long as the files have the pool's keys
+    #[arg(long, requires = "key_files")]
+    expect: bool,
     /// Ask with the experimental option 254/0xF989 instead of option 34
     #[arg(long)]
     experimental: bool,
@@ -68,8 +74,8 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     if let Some(failure) = together(failures) {
         return Err(failure);
     }
-    let agree = report.results.iter().all(|result| result.verdict == Verdict::Agree);
-    Ok(if agree { Outcome::Done } else { Outcome::Failed })
+    let is_well = |result: &AddressResult| result.expected.unwrap_or(result.verdict == Verdict::Agree);
+    Ok(if report.results.iter().all(is_well) { Outcome::Done } else { Outcome::Failed })
 }
 
 fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<AddressResult, Failure> {
@@ -87,7 +93,12 @@ fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<
         let key = cookie.and_then(|cookie| keys.maker(&cookie, source, address.ip()));
         Group::new(source, cookie, samples, key)
     });
-    Ok(AddressResult::new(address, groups.collect(), seen.unanswered, !keys.is_empty()))
+    let judged = match (keys.is_empty(), arguments.expect) {
+        (true, _) => Keys::Unknown,
+        (false, false) => Keys::Known,
+        (false, true) => Keys::Expected,
+    };
+    Ok(AddressResult::new(address, groups.collect(), seen.unanswered, judged))
 }
 
 /// The answers so far.

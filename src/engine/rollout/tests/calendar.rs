@@ -3,7 +3,7 @@
 use super::super::ahead::{calendar, next_rotation_at};
 use super::super::calendar::{Freeze, When};
 use super::super::input::RevokeKeys;
-use super::super::verdict::verdict;
+use super::super::verdict::{Beside, verdict};
 use super::*;
 use tfo_model::fleet::BlockedBy;
 
@@ -81,7 +81,7 @@ fn the_verdict_and_what_is_ahead_name_the_span() {
     for (due_in, from, until, opens) in [(0, now - 60, now + 60, now + 60), (10, now + 5, now + 60, now + 60)] {
         let snapshot = frozen(due_in, from, until);
         let opens = UnixTime::from_secs(opens);
-        let found = verdict(&snapshot, at, &[]);
+        let found = verdict(&snapshot, at, Beside::default());
         let says = format!("the next rotation is due at {opens}: the calendar lets none start before (sale)");
         assert!(found.sentence.ends_with(&says), "{}", found.sentence);
         assert_eq!(
@@ -91,6 +91,6 @@ fn the_verdict_and_what_is_ahead_name_the_span() {
     }
     // A span that delays nothing is not named.
     let later = frozen(10, now + 60, now + 90);
-    assert!(!verdict(&later, at, &[]).sentence.contains("calendar"));
+    assert!(!verdict(&later, at, Beside::default()).sentence.contains("calendar"));
     assert_eq!(calendar(&later, at), None);
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::parts::{Beat, Later, Stamp};
+use super::super::parts::{About, Beat, Later, Stamp};
 use super::super::presence::Life;
 use super::super::tally::Tally;
+use super::presence::shown;
 use super::*;
 use tfo_model::fleet::BlockedBy;
 
@@ -19,7 +20,13 @@ fn own() -> CoordinatorName {
 }
 
 fn beat(number: u64, vouches: bool) -> Beat {
-    Beat { stamp: Stamp { life: 1, number }, vouches, at: UnixTime::from_secs(number), tally: None }
+    Beat {
+        stamp: Stamp { life: 1, number },
+        vouches,
+        at: UnixTime::from_secs(number),
+        tally: None,
+        about: About::default(),
+    }
 }
 
 /// Two nodes whose sessions are at [`by`], which has just beaten.
@@ -32,22 +39,22 @@ fn a_beat_of_this_life_vouches_for_the_nodes_that_are_not_silent() {
     let mut life = Life::default();
     // What was there before says nothing of this life.
     life.observe(secs(0), &told(beat(7, true)));
-    assert_eq!(life.presence(&told(beat(7, true))).seen, [].into());
+    assert_eq!(shown(&life, &told(beat(7, true))).seen, [].into());
     for (at, now, seen) in
         [(10, beat(7, true), &[][..]), (20, beat(8, false), &[]), (30, beat(8, true), &[]), (40, beat(9, true), &["a"])]
     {
         let mut snapshot = told(now.clone());
         snapshot.nodes.get_mut(&node("b")).unwrap().silent = true;
         life.observe(secs(at), &snapshot);
-        assert_eq!(life.presence(&snapshot).seen, nodes(seen), "{now:?}");
+        assert_eq!(shown(&life, &snapshot).seen, nodes(seen), "{now:?}");
     }
     // Vouched for every 10 s it is never absent; the silent one is.
     for number in 10..100 {
         let mut snapshot = told(beat(number, true));
         snapshot.nodes.get_mut(&node("b")).unwrap().silent = true;
         life.observe(secs(number * 10 - 50), &snapshot);
-        assert_eq!(life.presence(&snapshot).absent.contains(&node("b")), number >= 74, "{number}: after 680 s");
-        assert!(!life.presence(&snapshot).absent.contains(&node("a")));
+        assert_eq!(shown(&life, &snapshot).absent.contains(&node("b")), number >= 88, "{number}: after 820 s");
+        assert!(!shown(&life, &snapshot).absent.contains(&node("a")));
     }
     // Without beats, and with another node that is heard, so is the first one.
     for at in (1_000..2_000).step_by(10) {
@@ -55,7 +62,7 @@ fn a_beat_of_this_life_vouches_for_the_nodes_that_are_not_silent() {
         snapshot.nodes.insert(node("c"), NodeRecord { syncs: at, ..acked(&snapshot.document, "c") });
         life.observe(secs(at), &snapshot);
     }
-    assert_eq!(life.presence(&told(beat(99, true))).absent, nodes(&["a", "b"]));
+    assert_eq!(shown(&life, &told(beat(99, true))).absent, nodes(&["a", "b"]));
 }
 
 #[test]
@@ -67,7 +74,7 @@ fn a_beat_vouches_for_sessions_of_its_writer_alone() {
     };
     let mut life = Life::default();
     [1, 2].into_iter().for_each(|number| life.observe(secs(number * 10), &elsewhere(number)));
-    assert_eq!(life.presence(&elsewhere(2)).seen, nodes(&["a"]));
+    assert_eq!(shown(&life, &elsewhere(2)).seen, nodes(&["a"]));
 }
 
 #[test]
@@ -75,9 +82,9 @@ fn a_beat_that_is_lost_ends_the_life() {
     for (name, lost) in [("older", told(beat(4, true))), ("gone", of(steady()))] {
         let mut life = Life::default();
         [4, 5].into_iter().for_each(|number| life.observe(secs(number), &told(beat(number, true))));
-        assert_eq!(life.presence(&told(beat(5, true))).seen.len(), 2);
+        assert_eq!(shown(&life, &told(beat(5, true))).seen.len(), 2);
         life.observe(secs(6), &lost);
-        assert_eq!(life.presence(&lost).seen, [].into(), "{name}");
+        assert_eq!(shown(&life, &lost).seen, [].into(), "{name}");
     }
 }
 
@@ -88,15 +95,13 @@ fn a_mark_of_silence_is_no_sync() {
     let mut marked = of(steady());
     let record = marked.nodes.get_mut(&node("a")).unwrap();
     (record.syncs, record.silent) = (4, true);
-    let mut presence = life.presence(&marked);
-    life.see(secs(1), (&node("a"), &marked.nodes[&node("a")]), &mut presence);
     life.observe(secs(2), &marked);
-    assert_eq!((presence.seen, life.presence(&marked).seen), ([].into(), [].into()));
+    assert_eq!(shown(&life, &marked).seen, [].into());
     // Nor has the store gone back when the next one is written.
     marked.nodes.get_mut(&node("a")).unwrap().syncs = 5;
     marked.nodes.get_mut(&node("a")).unwrap().silent = false;
     life.observe(secs(3), &marked);
-    assert_eq!(life.presence(&marked).seen, nodes(&["a"]));
+    assert_eq!(shown(&life, &marked).seen, nodes(&["a"]));
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn a_coordinator_marks_its_own_nodes_that_it_does_not_hear() {
         deaf.observe(secs(at), &others_are_heard);
         let is_deaf = at >= 30 + 60;
         assert_eq!(deaf.silent(&others_are_heard, &by()).is_none(), is_deaf, "{at}");
-        assert_eq!(deaf.presence(&others_are_heard).deaf_secs, None);
+        assert_eq!(shown(&deaf, &others_are_heard).deaf_secs, None);
     }
 }
 
@@ -144,20 +149,19 @@ fn what_is_heard_keeps_a_node_present_and_cannot_introduce_it() {
     let mut snapshot = of(steady());
     let mut life = Life::default();
     life.observe(secs(0), &snapshot);
-    let mut presence = life.presence(&snapshot);
     // Not seen in this life: what it reports has to be stored first.
-    life.hear(secs(1), &node("a"), &mut presence);
-    assert_eq!(life.presence(&snapshot).seen, [].into());
+    assert!(!life.hear(secs(1), &node("a")));
+    assert_eq!(shown(&life, &snapshot).seen, [].into());
     snapshot.nodes.values_mut().for_each(|record| record.syncs += 1);
     life.observe(secs(2), &snapshot);
     for at in (10..1_000).step_by(10) {
         life.observe(secs(at), &snapshot);
-        presence = life.presence(&snapshot);
-        life.hear(secs(at), &node("a"), &mut presence);
-        life.hear(secs(at), &node("unknown"), &mut presence);
+        life.hear(secs(at), &node("a"));
+        life.hear(secs(at), &node("unknown"));
+        let presence = life.presence();
         assert!(!presence.absent.contains(&node("a")) && !presence.overdue.contains_key(&node("a")));
     }
-    assert_eq!((presence.absent, presence.seen.len()), (nodes(&["b"]), 2));
+    assert_eq!((&life.presence().absent, life.presence().seen.len()), (&nodes(&["b"]), 2));
 }
 
 fn counted(passive: u64) -> Option<Counters> {
@@ -167,9 +171,9 @@ fn counted(passive: u64) -> Option<Counters> {
 /// The sync of node a that follows what is stored.
 fn next(content: &PoolContent, passive: u64, change: impl FnOnce(&mut Report)) -> (Later, NodeRecord) {
     let before = content.snapshot().nodes[&node("a")].clone();
-    let mut report = Report { counters: counted(passive), ..before.report.clone().unwrap() };
+    let mut report = Report { counters: counted(passive), ..Report::clone(before.report.as_ref().unwrap()) };
     change(&mut report);
-    let sync = Sync { session: before.session.unwrap(), seen: report.seen, report };
+    let sync = Sync { session: before.session.unwrap(), seen: report.seen, report: report.into() };
     let recording =
         super::super::sync::record(&content.snapshot().document, Some(&before), &node("a"), &sync, (&by(), NOW));
     let Ok(Recording::Later(later)) = recording else { panic!("{recording:?}") };
@@ -181,7 +185,7 @@ fn counting() -> PoolContent {
     let mut content = content(&of(steady())).owned_by(by());
     let (later, before) = next(&content, 100, |_| {});
     assert!(later.is_news(&before), "its window begins");
-    content.write(&by(), &Writes { acks: [(node("a"), later)].into(), ..Writes::default() });
+    content.write(&by(), &Writes { acks: [(node("a"), later.into())].into(), ..Writes::default() });
     content
 }
 
@@ -202,7 +206,7 @@ fn a_sync_is_news_if_others_may_decide_by_it() {
         ("foreign", &|report| report.foreign = Some(fingerprint(9))),
         ("period", &|report| report.next_sync_secs += 1),
         ("seen", &|report| report.seen = Generation::new(9)),
-        ("holds", &|report| report.holds = report.fence.as_ref().map(|fence| fence.slots.prints())),
+        ("holds", &|report| report.holds = report.fence.as_ref().map(|fence| fence.slots.prints().into())),
         ("counters that were reset", &|report| report.counters = counted(3)),
     ];
     for (name, change) in changes {
@@ -220,7 +224,7 @@ fn what_is_heard_counts_here_until_something_newer_is_stored() {
     let passive = |content: &PoolContent| content.snapshot().nodes[&node("a")].window.unwrap().last.passive;
     let (later, before) = next(&content, 150, |_| {});
     assert!(!later.is_news(&before));
-    content.hear(&node("a"), later);
+    content.hear(&node("a"), later.into());
     let now = content.snapshot().nodes[&node("a")].clone();
     assert_eq!((passive(&content), now.syncs, now.last_report_at), (150, stored.syncs, Some(NOW)));
     assert_eq!(content.heard().keys().collect::<Vec<_>>(), [&node("a")]);
@@ -242,11 +246,11 @@ fn what_is_heard_counts_here_until_something_newer_is_stored() {
     assert_eq!(passive(&content), 150);
     // A session at another coordinator ends it.
     let (later, _) = next(&content, 160, |_| {});
-    content.hear(&node("a"), later);
+    content.hear(&node("a"), later.into());
     let mut first = ack_of(Recording::Later(next(&content, 170, |_| {}).0));
     first.window = None;
     let entry = Entry { session: Session { ordinal: 9, nonce: 1 }, answers: None, first };
-    content.write(&own(), &Writes { entries: [(node("a"), entry)].into(), ..Writes::default() });
+    content.write(&own(), &Writes { entries: [(node("a"), entry.into())].into(), ..Writes::default() });
     assert_eq!((content.snapshot().nodes[&node("a")].window, content.heard().len()), (None, 0));
 }
 
@@ -275,7 +279,7 @@ fn drains(of_record: (u64, u64), of_tally: Option<(u64, u64)>, epoch: u64) -> bo
     snapshot.nodes.get_mut(&node("a")).unwrap().window = Some(window);
     let tally = of_tally.map(|counted| {
         let (since, before) = (counters(counted), Counters::default());
-        Tally { phase, epoch, since, before, worst: BTreeMap::new() }
+        Tally { phase, epoch, since, before, worst: BTreeMap::new(), observed: None }
     });
     snapshot.beats.insert(by(), Beat { tally, ..beat(1, true) });
     match tick(&snapshot) {
@@ -301,10 +305,10 @@ fn the_health_gate_takes_tallies_and_names_their_nodes() {
     let record = there.nodes.get_mut(&node("a")).unwrap();
     record.baseline = Some(window(Phase::Staged, counters(1_000, 0)));
     record.window = Some(window(Phase::Promoted, counters(500, 500)));
-    let tally = Tally::of(&there, &by()).unwrap();
+    let tally = Tally::of(&there, &by(), &presence()).unwrap();
     assert_eq!((tally.since, tally.before), (counters(500, 500), counters(1_000, 0)));
     assert_eq!(tally.worst, [(node("a"), 500)].into());
-    assert_eq!(Tally::of(&there, &own()).unwrap().since, Counters::default(), "not its nodes");
+    assert_eq!(Tally::of(&there, &own(), &presence()).unwrap().since, Counters::default(), "not its nodes");
     // Another coordinator knows of it by the beat alone.
     let told =
         Snapshot { beats: [(by(), Beat { tally: Some(tally), ..beat(1, true) })].into(), ..of(promoted(0, &["a"])) };
@@ -312,7 +316,7 @@ fn the_health_gate_takes_tallies_and_names_their_nodes() {
     assert_eq!((stopped.audit.action, stopped.audit.nodes), (Action::Unhealthy, nodes(&["a"])));
     assert_eq!(committed(tick(&of(promoted(0, &["a"])))).audit.action, Action::OpenWave);
     for phase in [staged(), Stage::Empty] {
-        assert_eq!(Tally::of(&pool(document(phase), &[], &[]), &by()), None);
+        assert_eq!(Tally::of(&pool(document(phase), &[], &[]), &by(), &presence()), None);
     }
 }
 

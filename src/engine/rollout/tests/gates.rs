@@ -132,6 +132,31 @@ fn a_clock_that_stepped_back_is_replaced_by_served_time() {
 }
 
 #[test]
+fn a_rest_at_a_barrier_that_served_time_has_opened_ends_when_the_clock_comes_to_where_it_was() {
+    let served = Presence { phase_secs: 86_400, ..presence() };
+    let wait_at = |snapshot: &Snapshot, wall: UnixTime| {
+        waits(handle(snapshot, Now { wall, presence: &served }, &Input::Tick, Some(fingerprint(4))).unwrap())
+    };
+    for (rotated_in, since_in, rests_secs) in [(0, 0, 60), (30, 0, 30), (30, 20, 20), (90, 90, 60)] {
+        let mut snapshot = with_behind(steady());
+        let document = &mut snapshot.document;
+        document.policy.drain_max_secs = 0;
+        (document.rotated_at, document.since) = (NOW.plus(rotated_in), NOW.plus(since_in));
+        if rotated_in == 0 {
+            document.policy.interval_secs = 0;
+        }
+        let wait = wait_at(&snapshot, NOW);
+        assert_eq!(wait.blocked_by, BlockedBy::Barrier);
+        let until = wait.rests_until(&snapshot.document, NOW);
+        assert_eq!(until, Some(NOW.plus(rests_secs)), "{rotated_in} {since_in}");
+        assert_eq!(wait_at(&snapshot, NOW.plus(rests_secs - 1)), wait);
+    }
+    let mut snapshot = with_behind(steady());
+    (snapshot.document.rotated_at, snapshot.document.since) = (NOW.plus(30), NOW);
+    assert_eq!(wait_at(&snapshot, NOW.plus(30)).blocked_by, BlockedBy::Schedule);
+}
+
+#[test]
 fn a_wave_is_never_stopped_without_a_baseline() {
     let bad = window(Phase::Promoted, 3, counters(500, 0, 500));
     // (baseline, whether the pool pauses): nothing, too little, enough before the stage, enough while staged.

@@ -1,8 +1,10 @@
-//! What a look at the store takes in, and what a record does that was just written, without a look (rules 10, 11).
+//! What a look at the store takes in: at all nodes, or at those that have changed (rules 10, 11).
 
+use super::super::changes::Changes;
+use super::super::parts::{About, Beat, Stamp};
 use super::super::presence::Life;
 use super::super::record::Exclusion;
-use super::presence::{listen, pool, secs, serve};
+use super::presence::{listen, pool, secs, serve, shown};
 use super::*;
 
 /// A snapshot in which another node was heard at this second.
@@ -35,8 +37,15 @@ const CHANGES: [(&str, Change, bool); 6] = [
     ),
 ];
 
+/// These nodes have changed, and nothing else.
+fn changes(names: &[&str]) -> Changes {
+    let mut changes = Changes::default();
+    names.iter().for_each(|name| changes.note(&node(name)));
+    changes
+}
+
 #[test]
-fn a_record_that_was_just_written_counts_as_a_look_would_count_it() {
+fn a_look_at_what_has_changed_comes_to_what_a_look_at_all_comes_to() {
     let old = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
     let mut life = Life::default();
     let before = serve(&mut life, 0, 190, &old);
@@ -48,31 +57,79 @@ fn a_record_that_was_just_written_counts_as_a_look_would_count_it() {
             change(&mut record);
             snapshot.nodes.insert(node(name), record);
             let (mut told, mut looked) = (life.clone(), life.clone());
-            let mut presence = Presence { deaf_secs: Some(9), ..before.clone() };
-            presence.overdue.insert(node(name), 3);
-            told.see(secs(195), (&node(name), &snapshot.nodes[&node(name)]), &mut presence);
+            told.follow(secs(195), &talking(&snapshot, 190), &changes(&[name]));
             looked.observe(secs(195), &talking(&snapshot, 190));
-            let now = looked.presence(&snapshot);
+            assert_eq!(told, looked, "{name}: {what}");
             let is_seen = is_seen || name == "new";
-            assert_eq!((&presence.seen, &presence.absent), (&now.seen, &now.absent), "{name}: {what}");
-            assert_eq!(presence.seen.contains(&node(name)), is_seen, "{name}: {what}");
-            assert_eq!(
-                (presence.deaf_secs.is_none(), presence.overdue.is_empty()),
-                (is_seen, is_seen),
-                "{name}: {what}"
-            );
+            assert_eq!(told.presence().seen.contains(&node(name)), is_seen, "{name}: {what}");
             // So does all that comes after, also when the policy has other times, or when the store has lost it.
             let mut lost = (told.clone(), looked.clone());
             snapshot.document.policy.absent_after_secs = 60;
             for at in (200..600).step_by(10) {
-                told.observe(secs(at), &talking(&snapshot, at));
+                told.follow(secs(at), &talking(&snapshot, at), &changes(&["talks"]));
                 looked.observe(secs(at), &talking(&snapshot, at));
-                assert_eq!(told.presence(&snapshot), looked.presence(&snapshot), "{name} at {at}: {what}");
+                assert_eq!(told, looked, "{name} at {at}: {what}");
             }
-            lost.0.observe(secs(200), &talking(&old, 200));
+            lost.0.follow(secs(200), &talking(&old, 200), &changes(&[name, "talks"]));
             lost.1.observe(secs(200), &talking(&old, 200));
-            assert_eq!(lost.0.presence(&old), lost.1.presence(&old), "{name}: {what}");
+            assert_eq!(lost.0, lost.1, "{name}: {what}");
         }
+    }
+}
+
+#[test]
+fn a_look_without_news_looks_at_no_node() {
+    let snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
+    let mut life = Life::default();
+    life.observe(secs(0), &snapshot);
+    assert!(life.follow(secs(10), &pool(5, &[("a", 8, 30), ("b", 9, 30)]), &changes(&["a"])), "a was seen");
+    // Of these two records it takes none in, because no change of them is told.
+    let unnoted = pool(5, &[("a", 9, 30), ("b", 10, 30)]);
+    assert!(!life.follow(secs(15), &unnoted, &Changes::default()));
+    assert_eq!(life.presence().seen, nodes(&["a"]));
+    // Time that passes is news when it makes a node overdue, and absent; in between it is none.
+    let is_news = |life: &mut Life, at: u64| {
+        let talks = talking(&snapshot, at);
+        life.follow(secs(at), &talks, &changes(&["talks"]))
+    };
+    assert!(is_news(&mut life, 20), "another node came");
+    let news: Vec<u64> = (21..400).filter(|at| is_news(&mut life, *at)).collect();
+    // Period 30 s and limit 180 s, since 10 s for a and since 0 s for b, which was not seen in this life.
+    assert_eq!(news, [41, 181, 191]);
+}
+
+/// docs/protocol.md#rule-10: what a beat vouches for, and what a commit makes a conflict of, is found without being told.
+#[test]
+fn beats_and_documents_concern_nodes_that_did_not_change() {
+    let beat = |number| Beat {
+        stamp: Stamp { life: 1, number },
+        vouches: true,
+        at: UnixTime::from_secs(number),
+        tally: None,
+        about: About::default(),
+    };
+    let mut snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
+    snapshot.beats.insert(by(), beat(1));
+    let (mut told, mut looked) = (Life::default(), Life::default());
+    told.observe(secs(0), &snapshot);
+    looked.observe(secs(0), &snapshot);
+    snapshot.beats.insert(by(), beat(2));
+    told.follow(secs(10), &snapshot, &Changes::default());
+    looked.observe(secs(10), &snapshot);
+    assert_eq!(told, looked);
+    assert_eq!(told.presence().seen, nodes(&["a", "b"]));
+    // Another document of the same generation: all reports contradict it, and after the next one none does.
+    let (before, mut document) = (snapshot.document.clone(), snapshot.document.clone());
+    document.stage = steady();
+    for (at, document) in [(20, document), (30, before)] {
+        snapshot.document = Document { revision: Revision::new(at), ..document };
+        let mut changes = Changes::default();
+        changes.note_document();
+        told.follow(secs(at), &snapshot, &changes);
+        looked.observe(secs(at), &snapshot);
+        assert_eq!(told, looked, "{at}");
+        assert_eq!(told.conflict().is_some(), at == 20);
+        assert_eq!(PoolView::kept(&told, &snapshot.document), PoolView::of(&snapshot, told.presence()), "{at}");
     }
 }
 
@@ -88,16 +145,6 @@ fn a_store_that_lost_a_mark_of_silence_went_back() {
         assert_eq!(serve(&mut life, 70, 70, &marked).phase_secs, 70, "{what}");
         assert_eq!(serve(&mut life, 80, 80, &old).phase_secs, 0, "{what}: another life");
     }
-}
-
-#[test]
-fn before_the_first_look_no_record_shows_that_a_node_was_seen() {
-    let snapshot = pool(5, &[("a", 7, 30)]);
-    let (mut life, mut presence) = (Life::default(), Presence::default());
-    life.see(secs(3), (&node("a"), &snapshot.nodes[&node("a")]), &mut presence);
-    assert_eq!(presence, Presence::default());
-    life.observe(secs(5), &snapshot);
-    assert_eq!(life.presence(&snapshot).seen, [].into());
 }
 
 #[test]
@@ -124,7 +171,7 @@ fn a_node_that_died_does_not_decide_how_often_the_others_are_heard() {
     for (at, syncs) in (0..=300).step_by(10).zip(1..) {
         life.observe(secs(at), &snapshot(syncs));
     }
-    assert_eq!(life.presence(&snapshot(31)).absent, nodes(&["dead"]));
+    assert_eq!(shown(&life, &snapshot(31)).absent, nodes(&["dead"]));
     assert_eq!(listen(&mut life, 310, 1_190, &snapshot(31)).deaf_secs, None);
     assert_eq!(listen(&mut life, 1_200, 1_200, &snapshot(31)).deaf_secs, Some(900));
 }
@@ -135,8 +182,8 @@ fn a_node_is_overdue_after_its_period_and_not_with_it() {
     serve(&mut life, 0, 0, &pool(5, &[("a", 7, 30)]));
     let heard = pool(5, &[("a", 8, 30)]);
     assert_eq!(serve(&mut life, 10, 40, &heard).overdue, [].into());
-    // absent_after 120 s, a poll of 40 s, two beats of 10 s.
-    assert_eq!(serve(&mut life, 41, 41, &heard).overdue, [(node("a"), 180 - 31 + 1)].into());
+    // absent_after 120 s, a hold of 40 s, two beats of 10 s.
+    assert_eq!(serve(&mut life, 41, 41, &heard).overdue, [(node("a"), secs(10 + 180))].into());
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn what_a_denied_node_reported_before_counts_for_nothing_once_it_is_allowed() {
     let mut snapshot = mixed();
     let slots = Slots { primary: key(8), backup: Some(key(7)) };
     let bogus = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };
-    snapshot.nodes.get_mut(&node("c")).unwrap().report = Some(report(Some(bogus)));
+    snapshot.nodes.get_mut(&node("c")).unwrap().report = Some(report(Some(bogus)).into());
     let (record, _) = after(&snapshot, allow(&["c"]), "c");
     let record = record.unwrap();
     assert_eq!((record.is_known(), record.report.clone()), (false, None));

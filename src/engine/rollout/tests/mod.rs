@@ -2,18 +2,21 @@
 
 mod abort;
 mod barrier;
+mod beside;
 mod bounds;
 mod calendar;
 mod commands;
 mod document;
 mod ears;
 mod gates;
+mod holds;
 mod looks;
 mod members;
 mod moves;
 mod nodes;
 mod parts;
 mod presence;
+mod privacy;
 mod proposed;
 mod refusals;
 mod reporting;
@@ -27,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::document::{Document, Pause, PauseCause, Proposal, Snapshot, Stage, Wave};
 use super::handle;
 use super::input::{Command, Expectation, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
-use super::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
+use super::parts::{Ack, Entry, Excluded, Parts, PoolContent, Shared, Writes};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
 use super::presence::Presence;
 use super::record::{Exclusion, Installed, Membership, NodeRecord, Report, SlotCount, Window};
@@ -110,8 +113,8 @@ fn report(fence: Option<Fence>) -> Report {
     }
 }
 
-fn sync(ordinal: u64, report: Report) -> Sync {
-    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
+fn sync(ordinal: u64, report: impl Into<Shared<Report>>) -> Sync {
+    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report: report.into() }
 }
 
 fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
@@ -126,7 +129,7 @@ fn admitted(fence: Option<Fence>) -> NodeRecord {
         exclusion: None,
         coordinator: Some(by()),
         session: Some(Session { ordinal: 1, nonce: 1 }),
-        report: Some(report(fence)),
+        report: Some(report(fence).into()),
         window: None,
         baseline: None,
         last_report_at: Some(UnixTime::from_secs(0)),
@@ -157,7 +160,7 @@ fn content(snapshot: &Snapshot) -> PoolContent {
             let NodeRecord { syncs, window, baseline, exclusion, .. } = *record;
             let answers = exclusion.filter(|_| record.membership == Membership::Admitted);
             let first = Ack { report, syncs, window, baseline, at };
-            writes.entries.insert(node.clone(), Entry { session, answers, first });
+            writes.entries.insert(node.clone(), Entry { session, answers, first }.into());
         }
     }
     parts.write(&by(), &writes);
@@ -182,8 +185,8 @@ fn after_commit(snapshot: &Snapshot, proposal: &Proposal) -> Snapshot {
 fn after_sync(snapshot: &Snapshot, name: &str, recording: Recording) -> Snapshot {
     let (mut content, mut writes) = (content(snapshot), Writes::default());
     match recording {
-        Recording::First(entry) => drop(writes.entries.insert(node(name), entry)),
-        Recording::Later(later) => drop(writes.acks.insert(node(name), later)),
+        Recording::First(entry) => drop(writes.entries.insert(node(name), entry.into())),
+        Recording::Later(later) => drop(writes.acks.insert(node(name), later.into())),
         Recording::Stale => panic!("stale"),
     }
     content.write(&by(), &writes);

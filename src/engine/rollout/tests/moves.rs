@@ -58,7 +58,7 @@ fn a_moved_node_is_told_so_whatever_it_reports_and_is_not_stored() {
     let here = snapshot.nodes[&node("b")].report.clone().unwrap();
     let told = Err(SyncRefused::Moved { to: other_pool() });
     for (ordinal, report) in
-        [(own, here.clone()), (own + 1, here), (own + 2, report(None)), (own + 3, report(Some(there)))]
+        [(own, here.clone()), (own + 1, here), (own + 2, report(None).into()), (own + 3, report(Some(there)).into())]
     {
         let request = sync(ordinal, report);
         assert_eq!(record(&moved.document, before, &node("b"), &request, (&by(), NOW)).err(), told.clone().err());

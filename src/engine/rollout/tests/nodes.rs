@@ -26,7 +26,7 @@ fn an_unknown_node_is_admitted_durably_before_it_is_answered() {
 #[test]
 fn sessions_rise_and_acks_rise_within_one() {
     let snapshot = of(staged());
-    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let fence = snapshot.nodes[&node("a")].report.as_ref().unwrap().fence.clone();
     assert!(matches!(recorded(&snapshot, "a", &sync(1, report(fence.clone()))), Ok(Recording::Later(_))));
     assert!(matches!(recorded(&snapshot, "a", &sync(2, report(None))), Ok(Recording::First(_))));
     assert_eq!(recorded(&snapshot, "a", &sync(1, report(None))), Ok(Recording::Stale));
@@ -89,7 +89,7 @@ fn denied_and_foreign_nodes_get_nothing() {
 #[test]
 fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     let snapshot = of(staged());
-    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let fence = snapshot.nodes[&node("a")].report.as_ref().unwrap().fence.clone();
     let has_it = sync(1, report(fence));
     assert_eq!(answer(&snapshot, &presence(), &node("a"), &has_it), Ok(Answer::Nothing));
     let cannot_install = Sync { seen: Generation::new(5), ..sync(1, report(None)) };
@@ -112,7 +112,7 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
 #[test]
 fn counters_are_kept_by_phase_and_a_reset_starts_the_window_again() {
     let mut snapshot = of(staged());
-    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let fence = snapshot.nodes[&node("a")].report.as_ref().unwrap().fence.clone();
     let counted = |passive| {
         let counters = Some(Counters { passive, passive_alt_key: 0, passive_fail: 0 });
         sync(1, Report { counters, ..report(fence.clone()) })
@@ -273,7 +273,7 @@ fn every_sync_that_is_stored_is_one_more() {
 #[test]
 fn what_was_told_in_a_session_is_stored_and_falls_only_with_a_new_one() {
     let mut snapshot = of(staged());
-    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let fence = snapshot.nodes[&node("a")].report.as_ref().unwrap().fence.clone();
     for (ordinal, seen, stored) in [(2, 4, 4), (2, 5, 5), (2, 3, 5), (3, 0, 0)] {
         let sync = Sync { seen: Generation::new(seen), ..sync(ordinal, report(fence.clone())) };
         snapshot = after_sync(&snapshot, "a", recorded(&snapshot, "a", &sync).unwrap());

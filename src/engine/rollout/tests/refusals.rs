@@ -122,19 +122,20 @@ fn an_operators_pause_and_other_phases_waive_nothing() {
 #[test]
 fn the_next_exclusion_is_that_of_the_first_silent_node_in_the_way() {
     use super::super::presence::Life;
+    use super::presence::shown;
     use std::time::Duration;
 
-    // Both nodes declare 30 s, and absent_after is 600 s, with a poll and two beats 680 s; b and c are behind, and d has acknowledged.
+    // Both nodes declare 30 s, and absent_after is 600 s, with a hold and two beats 820 s; b and c are behind, and d has acknowledged.
     let snapshot = pool(document(staged()), &["a", "d"], &["b", "c"]);
     let mut life = Life::default();
     let later = |life: &mut Life, snapshot: &Snapshot, secs: u64| life.observe(Duration::from_secs(secs), snapshot);
     let next = |life: &Life, snapshot: &Snapshot| {
-        let presence = life.presence(snapshot);
+        let presence = shown(life, snapshot);
         let at = next_exclusion(snapshot, Now { wall: NOW, presence: &presence });
         at.map(|at| at.secs_since(NOW))
     };
     later(&mut life, &snapshot, 0);
-    assert_eq!(next(&life, &snapshot), Some(681), "no node was seen in this life");
+    assert_eq!(next(&life, &snapshot), Some(821), "no node was seen in this life");
     let mut synced = snapshot.clone();
     synced.nodes.values_mut().for_each(|record| record.syncs += 1);
     later(&mut life, &synced, 10);
@@ -142,7 +143,7 @@ fn the_next_exclusion_is_that_of_the_first_silent_node_in_the_way() {
     for secs in [20, 30, 40, 50] {
         later(&mut life, &synced, secs);
     }
-    assert_eq!(next(&life, &synced), Some(641), "b and c have missed their period");
+    assert_eq!(next(&life, &synced), Some(781), "b and c have missed their period");
     synced.nodes.get_mut(&node("b")).unwrap().syncs += 1;
     synced.nodes.get_mut(&node("c")).unwrap().syncs += 1;
     later(&mut life, &synced, 60);
@@ -157,7 +158,7 @@ fn the_next_exclusion_is_that_of_the_first_silent_node_in_the_way() {
         life.observe(Duration::ZERO, snapshot);
         next(&life, snapshot)
     };
-    assert_eq!((fresh(&waits), fresh(&needed), fresh(&snapshot)), (None, None, Some(681)));
+    assert_eq!((fresh(&waits), fresh(&needed), fresh(&snapshot)), (None, None, Some(821)));
     // A revoke leaves behind every node that is behind.
     let mut revoking = synced.clone();
     revoking.document.revoked = vec![key(2)];

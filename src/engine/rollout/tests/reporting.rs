@@ -1,6 +1,10 @@
 //! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
 
+use std::time::Duration;
+
 use super::super::barrier::{Barrier, conflict, no_common_foreign_key, node_state, recoverable};
+use super::super::changes::Changes;
+use super::super::presence::Life;
 use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, SyncRefused, record};
 use super::*;
@@ -104,8 +108,10 @@ fn answers(view: PoolView, snapshot: &Snapshot) -> (bool, Result<Answer, SyncRef
 #[test]
 fn a_view_takes_one_sync_in_without_a_look_at_all_nodes() {
     let before = pool(document(staged()), &["a", "b"], &["late"]);
-    let ahead =
-        |lead: u64| Report { seen: Generation::new(5 + lead), ..before.nodes[&node("b")].report.clone().unwrap() };
+    let ahead = |lead: u64| Report {
+        seen: Generation::new(5 + lead),
+        ..Report::clone(before.nodes[&node("b")].report.as_ref().unwrap())
+    };
     let reports = Report { source: KeySource::Derive, ..ahead(7) }.bounded();
     let (told, nothing) = (Ok(Answer::Nothing), Ok(Answer::Nothing));
     let frozen = || Err(SyncRefused::Frozen);
@@ -118,16 +124,20 @@ fn a_view_takes_one_sync_in_without_a_look_at_all_nodes() {
         // A node that binds nothing.
         (reports, false, (false, nothing, told)),
     ] {
+        let mut life = Life::default();
+        life.observe(Duration::ZERO, &before);
         let mut after = before.clone();
-        after.nodes.get_mut(&node("b")).unwrap().report = Some(report);
-        let presence = if seen { presence() } else { blind_to(&["b"]) };
-        let record = &after.nodes[&node("b")];
-        let view = PoolView::of(&before, &super::presence()).after(&after, &presence, &node("b"), record);
-        assert_eq!(view, PoolView::of(&after, &presence), "{record:?}");
-        assert_eq!(answers(view, &after), expected, "{record:?}");
-        // What an earlier sync has shown stays so.
-        let modest = &before.nodes[&node("a")];
-        assert_eq!(view.after(&after, &presence, &node("a"), modest), view);
+        for (name, record) in &mut after.nodes {
+            record.syncs += u64::from(seen || *name != node("b"));
+        }
+        life.observe(Duration::from_secs(1), &after);
+        after.nodes.get_mut(&node("b")).unwrap().report = Some(report.into());
+        let mut changes = Changes::default();
+        changes.note(&node("b"));
+        life.follow(Duration::from_secs(2), &after, &changes);
+        let view = PoolView::kept(&life, &after.document);
+        assert_eq!(view, PoolView::of(&after, life.presence()), "{expected:?}");
+        assert_eq!(answers(view, &after), expected);
     }
 }
 

@@ -95,7 +95,7 @@ fn one_broken_node_of_many_is_waited_for_and_not_left_behind() {
 
 #[test]
 fn no_time_is_said_by_which_a_node_is_excluded_if_none_is() {
-    let late = Presence { overdue: [(node("b"), 70)].into(), ..presence() };
+    let late = Presence { overdue: [(node("b"), std::time::Duration::from_secs(69))].into(), ..presence() };
     let five = || pool(document(staged()), &["a", "c", "d"], &["b", "e"]);
     let mut patient = five();
     patient.document.policy.absent_policy = AbsentPolicy::Wait;
@@ -112,7 +112,7 @@ fn deriving(pairs: &[(&str, u64, Option<u64>)]) -> Snapshot {
     with(rested(&names, &[]), |snapshot| {
         for (name, primary, backup) in pairs {
             let report = report_of(snapshot, name);
-            report.holds = fence(1, *primary, *backup).map(|fence| fence.slots.prints());
+            report.holds = fence(1, *primary, *backup).map(|fence| fence.slots.prints().into());
             (report.source, report.fence) = (KeySource::Derive, None);
         }
     })

@@ -7,6 +7,7 @@ use super::super::barrier::Conflict;
 use super::super::input::RevokeKeys;
 use super::super::presence::{Life, THAW};
 use super::super::sync::{Recording, record};
+use super::presence::shown;
 use super::*;
 use tfo_model::fleet::BlockedBy;
 
@@ -122,7 +123,7 @@ fn a_period_is_refused_above_the_policys_and_believed_up_to_it() {
         // Another node is heard all the time.
         snapshot.nodes.get_mut(&node("a")).unwrap().syncs += 1;
         life.observe(Duration::from_secs(at), &snapshot);
-        life.presence(&snapshot).absent.contains(&node("evil"))
+        shown(&life, &snapshot).absent.contains(&node("evil"))
     };
     assert!((0..=limit).step_by(10).all(|at| !is_absent(at)));
     assert!(is_absent(limit + 10));
@@ -155,7 +156,7 @@ fn one_distant_witness_stops_commits_and_no_node_that_has_what_it_was_told() {
 fn a_pool_thaws_a_minute_after_the_last_conflict_or_by_an_operator() {
     let (modest, lies) = (robbed(steady()), frozen(7));
     let is_frozen = |life: &Life, snapshot: &Snapshot| {
-        let presence = life.presence(snapshot);
+        let presence = shown(life, snapshot);
         matches!(
             handle(snapshot, Now { wall: NOW, presence: &presence }, &Input::Tick, None).unwrap(),
             Step::Wait(Wait { blocked_by: BlockedBy::Frozen, .. })

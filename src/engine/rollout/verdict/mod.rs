@@ -17,6 +17,7 @@
 //! | held | warning | no rotation starts before `resume` |
 //! | `expected_nodes` | warning | fewer nodes than expected, also before the next rotation is due |
 //! | absent | warning | nodes that the next rotation waits for, or that were taken out |
+//! | `certificate_ends` | warning | in place of a verdict that is ok: nodes' certificates end and were not renewed |
 //! | agree | ok | |
 //!
 //! Must not know: clocks, stores, screens, the pool's name.
@@ -125,13 +126,22 @@ pub const fn page(kind: VerdictKind) -> Option<&'static str> {
         VerdictKind::Blind => Some("how-to/coordinator_unreachable.md"),
         VerdictKind::Deaf => Some("how-to/coordinator_unreachable.md#deaf"),
         VerdictKind::OnlyReports => Some("explanation/three-ways.md"),
+        VerdictKind::CertificateEnds => Some("how-to/enrol_nodes.md#a-certificate-ends"),
     }
 }
 
-/// The verdict on the pool of this snapshot.  `differs` are the settings in which this coordinator's file differs from
-/// the pool's policy.
+/// What a coordinator knows beside the snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The settings in which its file differs from the pool's policy.
+    pub differs: &'a [&'static str],
+    /// The nodes whose certificates end and were not renewed, in the order of their names.
+    pub certificates_end: &'a [NodeId],
+}
+
+/// The verdict on the pool of this snapshot.
 #[must_use]
-pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
+pub fn verdict(snapshot: &Snapshot, now: Now<'_>, beside: Beside<'_>) -> Verdict {
     let barrier = Barrier::of_all(snapshot);
     let found = frozen(snapshot, now)
         .or_else(|| split::split(snapshot, now))
@@ -145,6 +155,12 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
         .or_else(|| held(snapshot))
         .or_else(|| rest::coming(snapshot, now, &barrier))
         .unwrap_or_else(|| rest::agree(snapshot, now, &barrier));
+    let found = differing(found, beside.differs);
+    if found.severity == Severity::Ok { certificates_end(found, beside.certificates_end) } else { found }
+}
+
+/// Adds that the coordinator's file differs from the policy of a pool that is all right.
+fn differing(found: Verdict, differs: &[&str]) -> Verdict {
     if differs.is_empty() || found.kind != VerdictKind::Agree {
         return found;
     }
@@ -154,6 +170,27 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
         differs.join(", ")
     );
     Verdict { severity: Severity::Warning, sentence, docs: Some("how-to/change-the-policy.md"), ..found }
+}
+
+/// The verdict on a pool that is all right, and will lose these nodes if their certificates end.
+fn certificates_end(found: Verdict, nodes: &[NodeId]) -> Verdict {
+    if nodes.is_empty() {
+        return found;
+    }
+    let (certificates, were) = if nodes.len() == 1 {
+        ("the certificate of 1 node ends", "was")
+    } else {
+        ("certificates end of nodes", "were")
+    };
+    let sentence = format!(
+        "{certificates} and {were} not renewed: {}; from the end on no rotation reaches {}; {}",
+        listed(nodes),
+        if nodes.len() == 1 { "it" } else { "them" },
+        found.sentence
+    );
+    let kind = VerdictKind::CertificateEnds;
+    let verdict = Verdict { severity: Severity::Warning, kind, sentence, since: None, docs: page(kind), ..found };
+    verdict.counts("ending", nodes.len()).nodes(nodes.to_vec()).next_with("nodes", nodes)
 }
 
 fn frozen(snapshot: &Snapshot, now: Now<'_>) -> Option<Verdict> {

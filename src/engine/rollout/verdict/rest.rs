@@ -145,6 +145,10 @@ fn observed(snapshot: &Snapshot, now: Now<'_>, begun: Verdict) -> Verdict {
             let sentence = format!("{}; it is watched until {until}", begun.sentence);
             Verdict { sentence, ..begun }.number("until_timestamp_seconds", until.secs())
         }
+        Health::Asking { nodes } => {
+            let sentence = format!("{}; it waits for the latest counters of {}", begun.sentence, listed(&nodes));
+            Verdict { sentence, ..begun }
+        }
         Health::Good | Health::Bad { .. } => begun,
     }
 }

@@ -99,6 +99,6 @@ pub(super) fn excluded_by(snapshot: &Snapshot, now: Now<'_>, barrier: &Barrier, 
     if !may_exclude(snapshot, barrier, nodes.len()) || now.presence.deaf_secs.is_some() {
         return None;
     }
-    let left = nodes.iter().filter_map(|node| now.presence.overdue.get(node)).max()?;
-    Some(now.wall.plus(*left))
+    let left = nodes.iter().filter_map(|node| now.presence.absent_in(node)).max()?;
+    Some(now.wall.plus(left))
 }

@@ -27,7 +27,8 @@ use tfo_model::node::{KeySource, Session};
 mod check;
 
 use super::step::AFTER;
-use super::world::{Counts, Stored, coordinator_name, fingerprint, link, plain, policy, pool_key};
+use super::stored::{Counts, Stored, plain};
+use super::world::{coordinator_name, fingerprint, link, policy, pool_key};
 
 /// The pools, by their index.
 const POOLS: [usize; 2] = [0, 1];
@@ -129,7 +130,7 @@ impl World {
         for (node, pool) in [(0, 0), (1, 1), (MOVER, 0)] {
             let fence = Fence { pool_id: pool_id(pool), generation: Generation::new(1), slots: slots(pool) };
             let link = link(Some(fence), 1, 0);
-            entered[pool].entries.insert(id(node), entry(&link));
+            entered[pool].entries.insert(id(node), entry(&link).into());
             let covered = [pool == 0, pool == 1];
             nodes.push(Node { link, kernel: slots(pool), asks: pool, answer: None, covered });
         }
@@ -272,7 +273,7 @@ impl World {
         let ask = link.ask();
         node.link = Rc::new(link);
         let (pool, report) = (node.asks, report(&node.link));
-        let sync = Sync { session: ask.session, seen: ask.seen, report };
+        let sync = Sync { session: ask.session, seen: ask.seen, report: report.into() };
         let reply = self.reply(pool, index, &sync);
         self.nodes[index].answer = Some((ask, reply));
         true
@@ -292,8 +293,8 @@ impl World {
         let by = coordinator_name(0);
         let mut writes = Writes::default();
         match record(&snapshot.document, before, &node, sync, (&by, AFTER)) {
-            Ok(Recording::First(entry)) => drop(writes.entries.insert(node.clone(), entry)),
-            Ok(Recording::Later(later)) => drop(writes.acks.insert(node.clone(), later)),
+            Ok(Recording::First(entry)) => drop(writes.entries.insert(node.clone(), entry.into())),
+            Ok(Recording::Later(later)) => drop(writes.acks.insert(node.clone(), later.into())),
             Ok(Recording::Stale) => {}
             Err(refused) => return self.refusal(pool, &node, sync, &refused),
         }
@@ -466,6 +467,6 @@ fn report(link: &Link) -> Report {
 }
 
 fn entry(link: &Link) -> Entry {
-    let first = Ack { report: report(link), syncs: 0, window: None, baseline: None, at: AFTER };
+    let first = Ack { report: report(link).into(), syncs: 0, window: None, baseline: None, at: AFTER };
     Entry { session: link.session(), answers: None, first }
 }

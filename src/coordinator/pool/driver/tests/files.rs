@@ -99,7 +99,7 @@ fn an_advance_without_a_lost_site_is_one_command_in_several_commits() {
     let entry = Entry { session: record.session.unwrap(), answers: None, first };
     let nodes: Vec<&NodeId> = lost.iter().collect();
     for nodes in nodes.chunks(1_000) {
-        let entries = nodes.iter().map(|node| ((*node).clone(), entry.clone())).collect();
+        let entries = nodes.iter().map(|node| ((*node).clone(), entry.clone().into())).collect();
         world.store.inner.load().write(&pool_name(), &world.writer(), &Queue { entries, ..Queue::default() }).unwrap();
     }
     let mut document = world.driver.replica.document().clone();

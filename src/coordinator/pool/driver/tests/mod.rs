@@ -1,12 +1,16 @@
 //! The driver with a store that fails, and with a node that never returns; the tests control the time.
 
 mod files;
+mod fresh;
+mod holds;
 mod news;
+mod rest;
 mod store;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
@@ -14,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::pace::{TICK_MIN, TICK_NEWS_MAX};
 use super::*;
-use crate::pool::message::{CommandError, Wanted};
+use crate::pool::message::{Asked, CommandError, Described, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
@@ -29,12 +33,16 @@ use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
-use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
+use tfo_store::{
+    ChainPart, CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
+};
 use tfo_wire::v1::fleet::Done;
 
 const ABSENT_AFTER_SECS: u64 = 30;
 /// Longer than any node may be silent here: with the longest poll and two beats.
 const LIMIT_SECS: u64 = 45;
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(300);
 /// Between two looks: less than counts as served at once.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -46,6 +54,8 @@ struct FakeStore {
     no_writes: AtomicBool,
     /// The next commit is not answered; whether it is done all the same.
     lost: Mutex<Option<bool>>,
+    /// Reads of what is new are not answered as long as this is set.
+    silent: AtomicBool,
 }
 
 impl FakeStore {
@@ -97,6 +107,10 @@ impl ReadStore for FakeStore {
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read().and_then(|()| self.inner.load().audit(pool, after))
     }
+
+    fn chain(&self, pool: &PoolName, after: Revision) -> Result<Option<ChainPart>, StoreError> {
+        self.read().and_then(|()| self.inner.load().chain(pool, after))
+    }
 }
 
 impl Store for FakeStore {
@@ -128,6 +142,9 @@ impl Store for FakeStore {
     }
 
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        while self.silent.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.read().and_then(|()| self.inner.load().follow(pool, copy))
     }
 
@@ -159,18 +176,45 @@ fn driver(store: &Arc<FakeStore>, name: &str, file_policy: Policy) -> Driver {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
         confirmed_at_ms: AtomicU64::new(1),
+        read_at_ms: AtomicU64::new(1),
+        store_fails: AtomicBool::new(false),
         revision: AtomicU64::new(0),
         judged: ArcSwapOption::empty(),
         policy: ArcSwap::from_pointee(replica.document().policy.clone()),
         told: AtomicBool::new(false),
+        is_crowded: AtomicBool::new(false),
+        answered_crowded: AtomicUsize::new(0),
     };
     let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
     Driver::new(replica, file_policy, watched, Arc::new(shared))
 }
 
+/// This much time passes for a driver.
+fn pass(driver: &mut Driver, time: Duration) {
+    let shared = &driver.shared;
+    driver.shared = Arc::new(Shared {
+        started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
+        good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
+        confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
+        read_at_ms: AtomicU64::new(shared.read_at_ms.load(Ordering::Relaxed)),
+        store_fails: AtomicBool::new(shared.store_fails.load(Ordering::Relaxed)),
+        revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
+        judged: ArcSwapOption::empty(),
+        policy: ArcSwap::new(shared.policy.load_full()),
+        told: AtomicBool::new(false),
+        is_crowded: AtomicBool::new(false),
+        answered_crowded: AtomicUsize::new(0),
+    });
+}
+
 impl World {
     /// A pool at rest whose backup was drained long ago, and nodes a, b and c, which have been heard.
     fn new() -> Self {
+        Self::of(policy())
+    }
+
+    /// The same with this policy.
+    fn of(policy: Policy) -> Self {
         let mut keys = KeyRing::default();
         let [backup, current] = [1, 2].map(|epoch| {
             let (key, epoch) = (random::fresh_key().unwrap(), Epoch::new(epoch).unwrap());
@@ -179,7 +223,7 @@ impl World {
             named
         });
         let pool_id = "0123456789abcdef0123456789abcdef".parse().unwrap();
-        let mut document = Document::new(pool_id, policy(), UnixTime::from_secs(0));
+        let mut document = Document::new(pool_id, policy.clone(), UnixTime::from_secs(0));
         document.rotated_at = clock::now();
         document.generation = Generation::new(5);
         document.revision = Revision::new(10);
@@ -188,11 +232,11 @@ impl World {
         let store = Arc::new(FakeStore::default());
         let content = PoolContent::new(document, Parts::default());
         store.create(&pool_name(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();
-        let driver = driver(&store, "coordinator", policy());
+        let driver = driver(&store, "coordinator", policy);
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
-        assert!(world.driver.seen.presence.unseen_required(world.driver.replica.snapshot()).is_empty());
+        assert!(world.driver.seen.presence().unseen_required(world.driver.replica.snapshot()).is_empty());
         world
     }
 
@@ -211,7 +255,7 @@ impl World {
 
     /// One sync of an agent that has installed its instruction.
     fn sync(&mut self, node: &str) -> Held {
-        self.ask(node, self.generation(), Until::News)
+        self.ask(node, self.generation(), Until::News(LONG))
     }
 
     fn generation(&self) -> Generation {
@@ -233,13 +277,15 @@ impl World {
             source: KeySource::Coordinator,
             holds: None,
         };
-        let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
+        let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report: report.into() };
         let described = Described {
             kernel: String::new(),
             agent: String::new(),
             tcp_fastopen: None,
             error: None,
             note: None,
+            caveats: Vec::new(),
+            namespaces: None,
             waits: true,
         };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
@@ -256,23 +302,16 @@ impl World {
     /// These nodes sync; the driver writes that and ticks.
     fn hear(&mut self, nodes: &[&str]) {
         for node in nodes {
-            drop(self.sync(node));
+            let request = self.sync(node).mark();
+            let message = Message::Left { node: node.parse().unwrap(), request };
+            assert!(self.driver.serve(vec![message]).is_continue());
         }
         self.driver.tick();
     }
 
     /// This much time passes.
     fn pass(&mut self, time: Duration) {
-        let shared = &self.driver.shared;
-        self.driver.shared = Arc::new(Shared {
-            started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
-            good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
-            confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
-            revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
-            judged: ArcSwapOption::empty(),
-            policy: ArcSwap::new(shared.policy.load_full()),
-            told: AtomicBool::new(false),
-        });
+        pass(&mut self.driver, time);
     }
 
     /// More time than a node may be silent passes; these nodes keep syncing.

@@ -12,6 +12,8 @@ fn the_last_ack_moves_the_rollout_at_once() {
         (world.driver.pace.last_tick, world.driver.pace.tick_took) = (Some(began), Duration::ZERO);
         world.driver.pace.next_tick = began + Duration::from_secs(3_600);
         drop(world.acknowledge(node));
+        let due = world.driver.writes.flush_at.unwrap() <= clock::monotonic();
+        assert_eq!(due, is_last, "{node}: the others of the last one are here");
         world.driver.flush();
         let asked = clock::monotonic();
         world.driver.tick_for_news();
@@ -28,7 +30,7 @@ fn who_asks_before_all_are_heard_is_answered_with_the_last_of_them() {
     let before = world.generation();
     world.rotate().unwrap();
     world.start_again(policy());
-    let mut kept = world.ask("a", before, Until::News);
+    let mut kept = world.ask("a", before, Until::News(LONG));
     assert!(kept.awaits_others() && !kept.is_held(), "its handler must not say that there is nothing new");
     let mut at_once = world.ask("c", before, Until::Recorded);
     assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::Refused(SyncRefused::NotHeard)))));
@@ -59,7 +61,7 @@ fn the_first_sync_of_a_node_in_a_life_is_news_and_later_ones_are_not() {
         assert_eq!(world.driver.pace.next_tick <= began + TICK_MIN, is_last, "{node}");
     }
     world.driver.tick();
-    assert!(world.driver.seen.presence.unseen_required(world.driver.replica.snapshot()).is_empty());
+    assert!(world.driver.seen.presence().unseen_required(world.driver.replica.snapshot()).is_empty());
     drop(world.sync("a"));
     assert_eq!(world.driver.pace.news, 0);
 }

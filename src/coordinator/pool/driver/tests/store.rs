@@ -8,16 +8,16 @@ fn time_in_which_no_record_can_be_written_makes_no_node_absent() {
     world.store.fail(false, true);
     world.pass_long(&["a", "c"]);
     world.pass_long(&["a", "c"]);
-    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert!(world.driver.seen.presence().absent.is_empty(), "{:?}", world.driver.seen.presence());
     assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
     // From the first beat on that is written again it is as before.
     world.store.fail(false, false);
     world.pass(Duration::from_secs(1));
     world.hear(&["a", "c"]);
     assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
-    assert!(world.driver.seen.presence.absent.is_empty());
+    assert!(world.driver.seen.presence().absent.is_empty());
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence().absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -27,9 +27,9 @@ fn time_in_which_the_store_cannot_be_read_makes_no_node_absent() {
     world.pass_long(&["a", "c"]);
     world.store.fail(false, false);
     world.hear(&["a", "c"]);
-    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert!(world.driver.seen.presence().absent.is_empty(), "{:?}", world.driver.seen.presence());
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence().absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -110,19 +110,72 @@ fn a_coordinator_that_is_blind_holds_no_node() {
     assert_eq!(world.driver.shared.store_down().blind_since, None);
 }
 
+/// Its driver may wait for long until a store says that it does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_answered_as_soon_as_it_is_blind_although_its_driver_waits_for_the_store() {
+    let store = Arc::new(FakeStore::default());
+    let pool_id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    // It is blind after a sixth of a second.
+    let policy = Policy { absent_after_secs: 1, ..policy() };
+    let content = PoolContent::new(Document::new(pool_id, policy.clone(), clock::now()), Parts::default());
+    store.create(&pool_name(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] }).unwrap();
+    let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
+    let (shared, name) = (Arc::<FakeStore>::clone(&store), "coordinator".parse().unwrap());
+    let pool = crate::pool::Pool::start((shared, name), pool_name(), policy, watched).unwrap();
+    let is_shown = async || {
+        while pool.status().await.unwrap().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    is_shown().await;
+    // One that comes before its driver knows.
+    store.silent.store(true, Ordering::Relaxed);
+    let told = pool.status().await.unwrap().map(|status| status.revision);
+    assert!(told.is_err_and(|down| down.blind_since.is_some()));
+    store.silent.store(false, Ordering::Relaxed);
+    is_shown().await;
+    // Those that come after: at once, and an order, too.
+    store.fail(true, true);
+    while !pool.is_unread() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    store.silent.store(true, Ordering::Relaxed);
+    assert!(pool.status().await.unwrap().is_err());
+    let order = Asked { operator: "ops1.example.org".parse().unwrap(), reason: String::new(), if_revision: None };
+    let done = pool.command(Wanted::FirstKey(order, None, false), GivenKeys::default()).await.unwrap();
+    assert!(matches!(done, Err(CommandError::StoreDown)));
+    store.fail(false, false);
+    store.silent.store(false, Ordering::Relaxed);
+    is_shown().await;
+}
+
+/// An operator may look at a pool that nothing can be written into.
+#[test]
+fn a_coordinator_that_cannot_write_shows_its_pool() {
+    let mut world = World::new();
+    world.store.fail(false, true);
+    world.pass(policy().blind_max() + Duration::from_millis(1));
+    world.driver.tick();
+    assert!(world.driver.shared.is_blind() && !world.driver.shared.is_unread());
+    world.store.fail(true, true);
+    world.pass(policy().blind_max() + Duration::from_millis(1));
+    world.driver.tick();
+    assert!(world.driver.shared.is_unread());
+}
+
 #[test]
 fn a_coordinator_that_no_node_reaches_takes_none_for_absent() {
     let mut world = World::new();
     world.pass_long(&[]);
     world.pass_long(&[]);
     let since = world.driver.deaf_since;
-    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert!(world.driver.seen.presence().absent.is_empty(), "{:?}", world.driver.seen.presence());
     assert_eq!(world.driver.status().deaf_since, since);
     assert!(since.is_some_and(|since| clock::now() >= since));
     world.hear(&["a", "c"]);
     assert_eq!((world.driver.deaf_since, world.actions()), (None, vec![]));
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence().absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -131,10 +184,10 @@ fn a_silent_store_does_not_answer_a_waiting_node() {
     // a and c have not been heard in this life: b's answer would be "not heard", which must not become "nothing new".
     world.start_again(policy());
     let older = Generation::new(4);
-    let mut kept = world.ask("b", older, Until::News);
+    let mut kept = world.ask("b", older, Until::News(LONG));
     assert!(kept.awaits_others() && !kept.is_held() && kept.answer().now_or_never().is_none());
     world.store.fail(true, true);
-    let mut unheard = world.ask("b", older, Until::News);
+    let mut unheard = world.ask("b", older, Until::News(LONG));
     assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
     assert!(!unheard.is_held());
     world.store.fail(false, false);
@@ -180,13 +233,13 @@ fn quiet_syncs_are_not_written_and_another_coordinator_hears_of_them() {
     }
     assert!(!["a", "c"].iter().any(|node| stored(&world, node).silent) && stored(&world, "b").silent);
     assert_eq!([stored(&world, "a"), stored(&world, "c")], [before[0].clone(), before[2].clone()]);
-    let unseen = other.seen.presence.unseen_required(other.replica.snapshot());
+    let unseen = other.seen.presence().unseen_required(other.replica.snapshot());
     assert_eq!(unseen, ["b".parse().unwrap()], "it has heard of the others by beats alone");
     // Its next sync is written, and then it is vouched for again.
     drop(world.ask("b", world.generation(), Until::Recorded));
     assert!(!stored(&world, "b").silent);
     other.tick();
-    assert!(other.seen.presence.unseen_required(other.replica.snapshot()).is_empty());
+    assert!(other.seen.presence().unseen_required(other.replica.snapshot()).is_empty());
 }
 
 #[test]
@@ -229,7 +282,7 @@ fn a_store_that_lost_a_beat_begins_a_new_life() {
     assert!(world.rotate().is_err(), "its beat is lost");
     assert!(!world.driver.has_lost_name);
     world.driver.tick();
-    let unseen = world.driver.seen.presence.unseen_required(world.driver.replica.snapshot());
+    let unseen = world.driver.seen.presence().unseen_required(world.driver.replica.snapshot());
     assert_eq!(unseen.len(), 3, "every node has to be heard again");
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Rotate)));
