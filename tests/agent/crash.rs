@@ -449,9 +449,8 @@ fn a_daemon_writes_again_what_could_not_be_made_durable() {
     let durable = || calls_now().iter().filter(on_directory).any(|call| call.line.ends_with("= 0"));
     let again = tfo_testbed::poll_until(std::time::Duration::from_secs(20), durable);
     let all = calls_now();
-    let pid = all.first().and_then(|call| call.line.split(' ').next()?.parse().ok());
-    if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    if let Some(pid) = all.first().and_then(|call| call.line.split(' ').next()?.parse().ok()) {
+        tfo_testbed::signal::send(pid, rustix::process::Signal::TERM);
     } else {
         child.kill().unwrap();
     }

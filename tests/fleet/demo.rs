@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tfo_testbed::skip_unless;
 
 /// Longest time for two rotations, the way to the first one, and the set-up, beside other tests.
@@ -112,7 +112,7 @@ impl Demo {
     }
 
     fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        tfo_testbed::signal::send(self.child.id(), signal);
     }
 
     /// Waits until the clients' first cookies are seen to be accepted.

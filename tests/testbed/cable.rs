@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Child;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::NetNs;
 use crate::host::KEY_FILE;
@@ -83,7 +83,7 @@ pub struct Running(pub Child);
 
 impl Running {
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).expect("it runs");
+        crate::signal::send(self.0.id(), signal);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::config::{CoordinatorToml, kek};
@@ -69,7 +69,7 @@ impl Coordinator {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.child()), signal).unwrap();
+        crate::signal::send(self.pid(), signal);
     }
 
     /// kill -9.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::host::{Host, read_keys};
 use crate::kernel_clock::KernelClock;
@@ -206,8 +206,7 @@ impl Daemon {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
-        kill_process(pid, signal).expect("the agent is alive");
+        crate::signal::send(self.pid(), signal);
     }
 
     /// Whether it still runs.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rcgen::ExtendedKeyUsagePurpose;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::history::Event;
@@ -247,7 +247,7 @@ impl Etcd {
     /// SIGSTOP or SIGCONT.
     pub fn signal(&self, number: usize, signal: Signal) {
         let child = self.members[number].child.as_ref().expect("it runs");
-        kill_process(Pid::from_child(child), signal).unwrap();
+        crate::signal::send(child.id(), signal);
     }
 
     /// The member that leads.

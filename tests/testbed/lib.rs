@@ -31,6 +31,7 @@ pub mod ports;
 pub mod proxy;
 pub mod random;
 pub mod secrets;
+pub mod signal;
 pub mod soaked;
 pub mod swarm;
 pub mod terminal;

@@ -170,7 +170,11 @@ impl Contact {
     /// For a run of `once`: renews if it is time.  A renewal that takes longer than `patience` is given up; the next run
     /// continues with the pair that it left.
     pub async fn renew(&mut self, patience: Duration) {
-        self.renewal(Due::Look);
+        let now = self.now();
+        // One that has failed beside this run's sync is not tried twice.
+        if self.renewals.as_ref().is_some_and(|renewals| renewals.next_at <= now) {
+            self.renewal(Due::Look);
+        }
         let started = self.started;
         if let Some(renewals) = self.renewals.as_mut().filter(|renewals| renewals.job.is_some()) {
             match tokio::time::timeout(patience, renewals.next(started)).await {

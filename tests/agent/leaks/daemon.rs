@@ -33,12 +33,8 @@ impl Daemon {
         assert!(tfo_testbed::poll_until(SOON, look), "not within {SOON:?}: {what}");
     }
 
-    fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.0)
-    }
-
     fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).expect("a step of the test works");
+        tfo_testbed::signal::send(self.0.id(), signal);
     }
 
     /// A file of its /proc directory.

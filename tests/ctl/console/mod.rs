@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use tfo_testbed::config::{CoordinatorToml, client_files};
@@ -79,7 +79,7 @@ impl Console {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        tfo_testbed::signal::send(self.child.id(), signal);
     }
 
     /// Its exit code.

@@ -8,7 +8,7 @@ const PATH: &str = "/v1/pools/edge/coordinators";
 
 fn coordinator(name: &str, with: &[(&str, Value)]) -> Value {
     let mut one = json!({
-        "name": name, "answers": false, "release": "0.1.0", "life": 4, "nodes": 100, "beat_at": ago(3), "silent": false,
+        "name": name, "answers": false, "release": "0.1.0", "life": 4, "nodes": 100, "beat_at": ago(200), "silent": false,
         "clock_ahead_secs": 0, "policy_differs": []
     });
     for (key, value) in with {
@@ -34,13 +34,13 @@ fn they_are_listed_and_one_that_is_gone_is_forgotten() {
         lines,
         [
             vec!["NAME", "RELEASE", "LIFE", "NODES", "BEAT", "CLOCK", "NOTE"],
-            vec!["tfo1", "0.1.0", "4", "100", "3s ago", "+0s", "answers"],
+            vec!["tfo1", "0.1.0", "4", "100", "3m ago", "+0s", "answers"],
             vec![
                 "tfo2",
                 "0.1.0",
                 "4",
                 "100",
-                "3s ago",
+                "3m ago",
                 "+75s",
                 "its clock is off; its file differs in interval, nodes"
             ],

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::fake::{Operator, Reply, ago, audit, key, node, page, pool, refusal, three, verdict, with_pool};
+use tfo_testbed::signal::send;
 use tfo_testbed::{SOON, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -234,7 +235,7 @@ fn a_followed_audit_log_goes_on_until_it_is_told_to_stop() {
         .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["revision"].as_u64().unwrap())
         .collect();
     assert_eq!(revisions, [1, 2]);
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send(child.id(), Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
@@ -282,7 +283,7 @@ fn watch_writes_a_line_for_each_change_and_survives_an_outage() {
     let second = lines.next().unwrap().unwrap();
     assert!(first.contains("  edge  steady  generation 12") && first.contains("3/3 converged"), "{first}");
     assert!(second.contains("  edge  staged  generation 12") && second.contains("1/3 converged"), "{second}");
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send(child.id(), Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();

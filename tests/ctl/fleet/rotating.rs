@@ -2,8 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tfo_testbed::signal::send;
 use tfo_testbed::{need_tool, skip_unless};
 
 use super::commands::on_a_terminal;
@@ -207,7 +208,7 @@ fn ctrl_c_ends_the_following_and_says_that_the_rotation_continues() {
     let mut child = operator.spawn(&["rotate", "--wait"]);
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("staged"));
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send(child.id(), Signal::INT);
     let output = child.wait_with_output().unwrap();
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(130), "{stdout}");

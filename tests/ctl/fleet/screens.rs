@@ -7,11 +7,12 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 
 use super::fake::{Operator, ago, node, pool, three};
+use tfo_testbed::signal::send;
 use tfo_testbed::terminal::terminal;
 use tfo_testbed::{SOON, poll_some, poll_until};
 
@@ -233,11 +234,11 @@ fn watch_scrolls_says_what_it_hides_and_gives_the_terminal_back() {
     screen.until("nodes 1-7 of 40");
     // Another size: the kernel tells only the foreground of a session.
     resize(&screen.theirs, 60, 20);
-    kill_process(Pid::from_child(&screen.child), Signal::WINCH).unwrap();
+    send(screen.child.id(), Signal::WINCH);
     // The line about the pool takes two now.
     screen.until("nodes 1-11 of 40");
     resize(&screen.theirs, 60, 4);
-    kill_process(Pid::from_child(&screen.child), Signal::WINCH).unwrap();
+    send(screen.child.id(), Signal::WINCH);
     screen.until("lines above hidden: enlarge the terminal");
     screen.press("q");
     screen.until("\u{1b}[?1049l");
@@ -245,7 +246,7 @@ fn watch_scrolls_says_what_it_hides_and_gives_the_terminal_back() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let mut screen = OnTerminal::start(operator.command(&["watch", "--interval", "1h"]), 80, 15);
         screen.until("nodes 1-7 of 40");
-        kill_process(Pid::from_child(&screen.child), signal).unwrap();
+        send(screen.child.id(), signal);
         screen.until("\u{1b}[?1049l");
         assert_eq!((screen.ended(), screen.echoes()), (Some(0), true), "{signal:?}");
     }

@@ -124,8 +124,7 @@ fn an_interrupt_ends_the_watch_well() {
     let mut watch = Running(watch.spawn().unwrap());
     let mut reader = BufReader::new(watch.0.stdout.take().unwrap());
     reader.read_line(&mut String::new()).unwrap();
-    let pid = rustix::process::Pid::from_child(&watch.0);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    tfo_testbed::signal::send(watch.0.id(), rustix::process::Signal::INT);
     let status = poll_some(SOON, || watch.0.try_wait().unwrap()).expect("it ends");
     assert_eq!(status.code(), Some(0));
 }
