@@ -97,6 +97,18 @@ impl Later {
         let same_windows = begun(before.window) == begun(self.ack.window) && before.baseline == self.ack.baseline;
         before.silent || before.session != Some(self.session) || !same_report || !same_windows
     }
+
+    /// Whether no barrier waits for what is new in it: in a steady pool, that a window begins or that the node asks in another
+    /// rhythm.  Every node says this once after a rotation, each in its own time.
+    ///
+    /// `before` is the record without it.
+    #[must_use]
+    pub fn may_wait(&self, before: &NodeRecord) -> bool {
+        let next_sync_secs = self.ack.report.next_sync_secs;
+        let report = before.report.as_deref().map(|report| Report { next_sync_secs, ..report.clone() }.into());
+        let like_this = NodeRecord { window: self.ack.window, baseline: self.ack.baseline, report, ..before.clone() };
+        self.ack.window.is_some_and(|window| window.phase == Phase::Steady) && !self.is_news(&like_this)
+    }
 }
 
 /// Why a sync is neither recorded nor answered.

@@ -170,7 +170,12 @@ fn a_new_pair_that_a_coordinator_refuses_is_not_kept_and_one_that_it_cannot_judg
         site.once(0);
         assert_eq!((site.has_next(), site.pair() == first), (is_kept, true), "{trial:?}");
     }
-    assert_eq!(site.requests(), 2, "the kept one is tried again, and no other asked for: {:#?}", site.coordinator.asked());
+    assert_eq!(
+        site.requests(),
+        2,
+        "the kept one is tried again, and no other asked for: {:#?}",
+        site.coordinator.asked()
+    );
 }
 
 #[test]

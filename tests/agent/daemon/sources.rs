@@ -150,7 +150,8 @@ fn a_short_schedule_walks_through_its_phases_on_the_second() {
     let (mut before, _) = next_change(&host, &host.kernel());
     for _ in 0..3 {
         let (after, at) = next_change(&host, &before);
-        assert!(at % 5_000 < 900, "{} ms late: {}", at % 5_000, daemon.log());
+        // One that came early would be late by almost a whole phase; a busy machine delays it by some of this.
+        assert!(at % 5_000 < 3_000, "{} ms late: {}", at % 5_000, daemon.log());
         let [(old, old_backup), (new, new_backup)] = [&before, &after].map(|text| text.split_once(',').unwrap());
         if at / 5_000 % 2 == 0 {
             assert_eq!((new, new_backup), (old_backup, old), "promoted: swapped");

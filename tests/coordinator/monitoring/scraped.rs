@@ -115,6 +115,7 @@ fn busy_fleet() -> Fleet {
     }
     // Before there is a coordinator: their first requests fail.
     fleet.start_agents();
+    fleet.daemons.iter().flatten().for_each(|agent| agent.logs("the exchange failed"));
     fleet.serve();
     fleet.first_key();
     fleet

@@ -180,7 +180,11 @@ impl Driver {
             Recording::Later(_) => is_news && reply.until() == Until::Recorded,
             Recording::Stale => false,
         };
-        let ack = if is_news { Ack::News } else { Ack::Quiet };
+        let may_wait = match &recording {
+            Recording::Later(later) => is_known && before.is_some_and(|before| later.may_wait(before)),
+            Recording::First(_) | Recording::Stale => false,
+        };
+        let ack = if is_news && !may_wait { Ack::News } else { Ack::Quiet };
         if recording != Recording::Stale {
             if !self.enqueue(&node, recording) {
                 reply.give(Err(SyncError::StoreDown));

@@ -16,9 +16,9 @@ use tfo_store::PARTS_MAX;
 /// Shortest and longest time that an ack with news waits for others to be written with; in between, as long as the last
 /// write took.
 const ACK_PATIENCE: Duration = Duration::from_millis(5);
-const ACK_PATIENCE_MAX: Duration = Duration::from_millis(100);
+pub(super) const ACK_PATIENCE_MAX: Duration = Duration::from_millis(100);
 /// How long a write waits of which no barrier sees anything.
-const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a queued record tells those who wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -184,7 +184,7 @@ fn next(content: &PoolContent, passive: u64, change: impl FnOnce(&mut Report)) -
 fn counting() -> PoolContent {
     let mut content = content(&of(steady())).owned_by(by());
     let (later, before) = next(&content, 100, |_| {});
-    assert!(later.is_news(&before), "its window begins");
+    assert!(later.is_news(&before) && later.may_wait(&before), "its window begins");
     content.write(&by(), &Writes { acks: [(node("a"), later.into())].into(), ..Writes::default() });
     content
 }
@@ -192,11 +192,12 @@ fn counting() -> PoolContent {
 #[test]
 fn a_sync_is_news_if_others_may_decide_by_it() {
     let content = counting();
-    let is_news = |change: &dyn Fn(&mut Report)| {
+    // And whether it may wait for a moment.
+    let news = |change: &dyn Fn(&mut Report)| {
         let (later, before) = next(&content, 150, change);
-        later.is_news(&before)
+        (later.is_news(&before), later.may_wait(&before))
     };
-    assert!(!is_news(&|_| {}), "it is alive, and has counted");
+    assert!(!news(&|_| {}).0, "it is alive, and has counted");
     let fence =
         Fence { pool_id: pool_id(), generation: Generation::new(6), slots: Slots { primary: key(2), backup: None } };
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Report));
@@ -210,11 +211,21 @@ fn a_sync_is_news_if_others_may_decide_by_it() {
         ("counters that were reset", &|report| report.counters = counted(3)),
     ];
     for (name, change) in changes {
-        assert!(is_news(change), "{name}");
+        assert_eq!(news(change), (true, ["period", "counters that were reset"].contains(&name)), "{name}");
     }
     let (later, before) = next(&content, 150, |_| {});
-    assert!(later.is_news(&NodeRecord { silent: true, ..before.clone() }), "it is not silent any more");
-    assert!(later.is_news(&NodeRecord { baseline: before.window, ..before }), "another window is over");
+    let silent = NodeRecord { silent: true, ..before.clone() };
+    assert!(later.is_news(&silent) && !later.may_wait(&silent), "it is not silent any more");
+    let other = NodeRecord { session: None, ..before.clone() };
+    assert!(later.is_news(&other) && !later.may_wait(&other), "another session");
+    assert!(later.is_news(&NodeRecord { baseline: before.window, ..before.clone() }), "another window is over");
+    // While a rotation is under way, gates look at windows.
+    let of = |phase| before.window.map(|window| Window { phase, ..window });
+    let in_phase = |phase| Later { ack: Ack { window: of(phase), ..later.ack.clone() }, ..later.clone() };
+    assert_eq!(
+        [Phase::Steady, Phase::Staged, Phase::Promoted].map(|phase| in_phase(phase).may_wait(&before)),
+        [true, false, false]
+    );
 }
 
 #[test]

@@ -32,7 +32,7 @@ use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
 use tfo_model::ids::PoolName;
-use tfo_model::node::{KeySource, Session};
+use tfo_model::node::{Counters, KeySource, Session};
 use tfo_store::{
     ChainPart, CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
@@ -158,6 +158,8 @@ struct World {
     store: Arc<FakeStore>,
     driver: Driver,
     slots: Slots,
+    /// What its nodes have counted.
+    counters: Option<Counters>,
 }
 
 fn pool_name() -> PoolName {
@@ -233,7 +235,7 @@ impl World {
         let content = PoolContent::new(document, Parts::default());
         store.create(&pool_name(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();
         let driver = driver(&store, "coordinator", policy);
-        let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
+        let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) }, counters: None };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
         assert!(world.driver.seen.presence().unseen_required(world.driver.replica.snapshot()).is_empty());
@@ -272,7 +274,7 @@ impl World {
             foreign: None,
             slot_count: SlotCount::Two,
             next_sync_secs: 5,
-            counters: None,
+            counters: self.counters,
             seen: generation,
             source: KeySource::Coordinator,
             holds: None,

@@ -1,5 +1,6 @@
 //! Which news moves the rollout, and which nodes a commit wakes.
 
+use super::super::writes::{ACK_PATIENCE_MAX, QUIET_PATIENCE};
 use super::*;
 
 #[test]
@@ -64,6 +65,27 @@ fn the_first_sync_of_a_node_in_a_life_is_news_and_later_ones_are_not() {
     assert!(world.driver.seen.presence().unseen_required(world.driver.replica.snapshot()).is_empty());
     drop(world.sync("a"));
     assert_eq!(world.driver.pace.news, 0);
+}
+
+#[test]
+fn a_window_that_begins_in_a_steady_pool_is_written_with_others() {
+    let mut world = World::new();
+    let count = |passive| Some(Counters { passive, passive_alt_key: 0, passive_fail: 0 });
+    let patience =
+        |world: &World| world.driver.writes.flush_at.map(|at| at.saturating_duration_since(clock::monotonic()));
+    let written = |world: &World| world.driver.replica.snapshot().nodes[&"a".parse().unwrap()].window;
+    world.counters = count(100);
+    drop(world.sync("a"));
+    assert!(patience(&world).unwrap() > QUIET_PATIENCE / 2 && world.driver.pace.news == 0);
+    world.driver.flush();
+    assert_eq!(written(&world).map(|window| window.first), count(100), "for whom comes after a restart");
+    world.counters = count(150);
+    drop(world.sync("a"));
+    assert_eq!(patience(&world), None, "it is heard");
+    // Its window of a rotation is what a gate may look at.
+    world.rotate().unwrap();
+    drop(world.acknowledge("a"));
+    assert!(patience(&world).unwrap() <= ACK_PATIENCE_MAX && world.driver.pace.news == 1);
 }
 
 #[test]
