@@ -1,30 +1,20 @@
 //! Signals to programs that a test has started.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::{SOON, poll_until};
-
-/// Sends a signal to the process `id`, which has not been waited for.  After SIGSTOP every thread stands still on return: the
-/// kernel stops them one after another, and one that still runs would answer.
+/// Sends a signal to a child of this process that was not waited for.  After SIGSTOP all of its threads stand still on return:
+/// the kernel stops them one after another, and one that still ran could answer.
 ///
 /// # Panics
 ///
-/// If there is no such process, or if it does not stop.
+/// If there is no such child.
 #[track_caller]
 pub fn send(id: u32, signal: Signal) {
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw).expect("an id of a process");
     kill_process(pid, signal).expect("the program runs");
     if signal == Signal::STOP {
-        assert!(poll_until(SOON, || stands_still(id)), "process {id} does not stop");
+        // wait(2) tells of a stop when the last thread has stopped.
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), stopped).expect("it is a child");
     }
-}
-
-/// Whether each thread is stopped, by proc_pid_stat(5): the state is what follows the name in parentheses.
-fn stands_still(id: u32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else { return false };
-    threads.flatten().all(|thread| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // A thread that has ended since has none.
-        stat.is_empty() || stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-    })
 }
