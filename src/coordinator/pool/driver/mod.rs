@@ -121,7 +121,7 @@ impl Driver {
             pace: Pace::new(),
             rest: Rest::default(),
             turn: Turn::default(),
-            waiting: WaitingNodes::default(),
+            waiting: WaitingNodes::new(),
             fresh: Fresh::default(),
             published: None,
             touched: BTreeSet::new(),

@@ -170,9 +170,14 @@ pub(super) enum Turn {
     Ended,
 }
 
+/// Holds of this length and more end at whole seconds of the driver, so that it wakes up once for many: of what an idle
+/// coordinator does, waking up takes most.
+const TOGETHER_FROM: Duration = Duration::from_secs(10);
+
 /// The requests that are held or kept, at most one for each node.
-#[derive(Default)]
 pub(super) struct WaitingNodes {
+    /// What its seconds are counted from.
+    began: Instant,
     nodes: BTreeMap<NodeId, Pending>,
     /// When holds end, each that has a time.
     ends: BTreeSet<(Instant, NodeId)>,
@@ -185,6 +190,18 @@ pub(super) struct WaitingNodes {
 }
 
 impl WaitingNodes {
+    pub(super) fn new() -> Self {
+        Self {
+            began: clock::monotonic(),
+            nodes: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            turns: Vec::new(),
+            answers: Answers::default(),
+            #[cfg(test)]
+            looks: 0,
+        }
+    }
+
     /// Number of held requests whose handler still waits.
     pub(super) fn len(&self) -> usize {
         self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
@@ -195,7 +212,7 @@ impl WaitingNodes {
     pub(super) fn hold_unrecorded(&mut self, mut pending: Pending) {
         let Some(time) = pending.reply.hold_for() else { return pending.reply.give(Ok(None)) };
         pending.reply.hold();
-        pending.hold = Hold { ends_at: Some(clock::monotonic() + time), is_unrecorded: true, is_heard: false };
+        pending.hold = Hold { ends_at: Some(self.end_after(time)), is_unrecorded: true, is_heard: false };
         self.insert(pending);
     }
 
@@ -213,6 +230,15 @@ impl WaitingNodes {
         for waiting in self.take_all() {
             self.end(waiting, Err(SyncError::StoreDown));
         }
+    }
+
+    /// When a hold of this length that begins now ends: never later than that.
+    fn end_after(&self, time: Duration) -> Instant {
+        let at = clock::monotonic() + time;
+        if time < TOGETHER_FROM {
+            return at;
+        }
+        self.began + Duration::from_secs(at.duration_since(self.began).as_secs())
     }
 
     /// The next end of a hold by its own time.
@@ -328,7 +354,7 @@ impl WaitingNodes {
         let answer = match (view.answer(replica.snapshot(), &pending.node, &pending.sync), pending.reply.hold_for()) {
             (Ok(Answer::Nothing), Some(time)) => {
                 pending.reply.hold();
-                pending.hold.ends_at.get_or_insert_with(|| clock::monotonic() + time);
+                pending.hold.ends_at.get_or_insert_with(|| self.end_after(time));
                 return Some(pending);
             }
             // Once all are heard it gets what is new, if something is.  Until then no node is told anything.
@@ -391,5 +417,24 @@ impl WaitingNodes {
     /// Ends all requests with "nothing new".
     pub(super) fn let_go(&mut self) {
         self.take_all().for_each(drop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_holds_end_together_and_none_ends_late() {
+        let waiting = WaitingNodes::new();
+        for secs in [10, 30, 300] {
+            let (time, before) = (Duration::from_secs(secs), clock::monotonic());
+            let end = waiting.end_after(time);
+            assert!(end <= clock::monotonic() + time && end + Duration::from_secs(1) > before + time, "{secs}");
+            assert_eq!(end.duration_since(waiting.began).subsec_nanos(), 0, "{secs}");
+        }
+        // What a test or an impatient agent asks for is kept to.
+        let (time, before) = (Duration::from_millis(9_999), clock::monotonic());
+        assert!(waiting.end_after(time) >= before + time);
     }
 }
