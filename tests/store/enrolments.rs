@@ -444,14 +444,17 @@ fn a_certificate_whose_record_was_open_is_recorded_once() {
     direct.add_token(&token(1, 9), NOW).unwrap();
     let proxy = Proxy::before(etcd.address(0));
     let slow = etcd::open_through(&etcd, &proxy);
-    // The transaction is what follows the first answer: done, or late, and its client hears nothing of it for a while.
-    for (number, mode) in [(1, Mode::ThenSwallow), (2, Mode::ThenHold)] {
-        let one = certificate(number, &format!("n{number}"), NOW.plus(1));
+    // The transaction is the large request: done, or late, and its client hears nothing of it for a while.
+    for (number, mode) in [(1, Mode::SwallowLarge), (2, Mode::HoldLarge)] {
+        // A long name, without which it would not be large.
+        let one = certificate(number, &format!("n{number}{}", format!(".{}", "x".repeat(60)).repeat(3)), NOW.plus(1));
         proxy.set(mode);
         let recorded = std::thread::scope(|scope| {
             let asked = scope.spawn(|| record(&slow, 1, &one));
             // Longer than a write is waited for, and shorter than it is settled.
-            std::thread::sleep(std::time::Duration::from_millis(4_000));
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            assert!(!asked.is_finished(), "{mode:?}: its client waits");
+            std::thread::sleep(std::time::Duration::from_secs(2));
             proxy.set(Mode::Pass);
             asked.join().unwrap()
         });

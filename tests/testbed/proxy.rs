@@ -18,10 +18,6 @@ pub enum Mode {
     HoldRequests,
     /// Requests pass, and answers do not.
     SwallowAnswers,
-    /// [`Self::HoldRequests`] as soon as the next answer has passed.
-    ThenHold,
-    /// [`Self::SwallowAnswers`] as soon as the next answer has passed.
-    ThenSwallow,
     /// [`Self::HoldRequests`] on the connection of each large request alone, with which it begins: a commit, if this is etcd.
     HoldLarge,
     /// [`Self::SwallowAnswers`] on the connection of each large request alone, after which it begins.
@@ -157,19 +153,9 @@ impl Shared {
                 Mode::Pass
                 | Mode::HoldRequests
                 | Mode::SwallowAnswers
-                | Mode::ThenHold
-                | Mode::ThenSwallow
                 | Mode::HoldLarge
                 | Mode::SwallowLarge
                 | Mode::CutIdle(_) => {}
-            }
-            if direction == Direction::Answers {
-                let mut mode = self.mode.lock().unwrap();
-                *mode = match *mode {
-                    Mode::ThenHold => Mode::HoldRequests,
-                    Mode::ThenSwallow => Mode::SwallowAnswers,
-                    other => other,
-                };
             }
             if to.write_all(&buffer[..count]).is_err() {
                 break;

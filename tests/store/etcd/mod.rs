@@ -273,7 +273,7 @@ fn a_commit_that_is_late_takes_effect_before_a_beat_or_never() {
     let (direct, by) = begun(&etcd);
     let proxy = Proxy::before(etcd.address(0));
     let slow = open_through(&etcd, &proxy);
-    // A commit reads first: its transaction is what follows the first answer.
+    // A commit reads first: its transaction is the large request.
     let ask = |mode: Mode, by: &Writer, wanted: &Proposal| {
         assert_eq!(revision(&slow) + 1, wanted.document.revision.get());
         proxy.set(mode);
@@ -281,20 +281,20 @@ fn a_commit_that_is_late_takes_effect_before_a_beat_or_never() {
         assert!(is_open(&asked), "{asked:?}");
     };
     // Done, and its answer is lost: the beat does not undo it.
-    ask(Mode::ThenSwallow, &by, &next(&direct));
+    ask(Mode::SwallowLarge, &by, &next(&direct));
     proxy.set(Mode::Pass);
     let by = beats(&direct, &by).unwrap();
     let settled = revision(&direct);
     assert_eq!(settled, 1);
     // Held back until after the beat: it never takes effect.
     let wanted = next(&direct);
-    ask(Mode::ThenHold, &by, &wanted);
+    ask(Mode::HoldLarge, &by, &wanted);
     let by = beats(&direct, &by).unwrap();
     proxy.set(Mode::Pass);
     let landed = poll_until(Duration::from_secs(3), || revision(&direct) != settled);
     assert!(!landed, "a commit from before the beat has taken effect after it");
     // And without the beat it does, which is what the beat is for.
-    ask(Mode::ThenHold, &by, &wanted);
+    ask(Mode::HoldLarge, &by, &wanted);
     assert_eq!(revision(&direct), settled, "not done, says a read that nothing has settled");
     proxy.set(Mode::Pass);
     assert!(poll_until(SOON, || revision(&direct) == settled + 1), "it was under way");
