@@ -146,6 +146,19 @@ impl Outgoing {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+    fn before_handshake(socket: S, tls: UnbufferedServerConnection) -> Self {
+        Self {
+            socket,
+            tls,
+            incoming: Vec::new(),
+            plain: Plain::default(),
+            outgoing: Outgoing::default(),
+            is_ended: false,
+            is_closed: false,
+            failed: None,
+        }
+    }
+
     /// Shakes hands.
     ///
     /// # Errors
@@ -156,16 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             Ok(tls) => tls,
             Err(error) => return Err((io::Error::other(error), socket)),
         };
-        let mut stream = Self {
-            socket,
-            tls,
-            incoming: Vec::new(),
-            plain: Plain::default(),
-            outgoing: Outgoing::default(),
-            is_ended: false,
-            is_closed: false,
-            failed: None,
-        };
+        let mut stream = Self::before_handshake(socket, tls);
         match poll_fn(|cx| stream.poll_handshake(cx)).await {
             Ok(()) => Ok(stream),
             Err(error) => Err((error, stream.socket)),

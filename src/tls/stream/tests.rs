@@ -117,16 +117,8 @@ impl Pair {
     fn shaken((reads, writes): (Steps, Steps)) -> Self {
         let (client, server) = configs();
         let mut client = ClientConnection::new(client, ServerName::try_from("localhost").unwrap()).unwrap();
-        let mut stream = TlsStream {
-            socket: Wire { reads, writes, ..Wire::default() },
-            tls: UnbufferedServerConnection::new(server).unwrap(),
-            incoming: Vec::new(),
-            plain: Plain::default(),
-            outgoing: Outgoing::default(),
-            is_ended: false,
-            is_closed: false,
-            failed: None,
-        };
+        let socket = Wire { reads, writes, ..Wire::default() };
+        let mut stream = TlsStream::before_handshake(socket, UnbufferedServerConnection::new(server).unwrap());
         loop {
             client_writes(&mut client, &mut stream.socket);
             let shaken = stream.poll_handshake(&mut context());
