@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, Pause, Proposal};
+use super::document::{Document, Pause, Proposal, Stage};
 use super::policy::Policy;
 use super::presence::Presence;
 pub use super::refusal::{Reason, Refused};
@@ -234,6 +234,8 @@ impl Wait {
             // Before the last rotation served time counts in place of the clock.
             BlockedBy::Schedule | BlockedBy::Calendar => self.next_at.filter(|_| wall >= document.rotated_at),
             BlockedBy::Paused | BlockedBy::Held | BlockedBy::NoKey | BlockedBy::Frozen => Some(UnixTime::MAX),
+            // Counters stop a wave also while its nodes are waited for.
+            _ if matches!(&document.stage, Stage::Promoted { wave, .. } if !wave.is_last()) => None,
             // A calendar may close meanwhile, and what operators read names times that move.  And before these two times served
             // time opens the gates in front of a barrier, which close again when the clock comes there.
             BlockedBy::Barrier | BlockedBy::Absent | BlockedBy::ExpectedNodes => {

@@ -86,7 +86,9 @@ impl Fleet {
         }
         let id = self.nodes[n].id.clone();
         self.beat_if_due(c);
-        let answer = match self.record(c, (&id, sync)) {
+        let recorded = self.record(c, (&id, sync));
+        let is_unrecorded = recorded == Err(SyncRefused::NotAdmitted);
+        let answer = match recorded {
             Ok(entered) => match self.answer(c, (&id, sync), entered) {
                 Some(answer) => answer,
                 None => return self.hold_for_copy((n, request), (c, life), (sync, entered.unwrap_or_default())),
@@ -97,7 +99,7 @@ impl Fleet {
         if answer == Err(SyncRefused::Frozen) {
             self.summary.count("frozen answers", 1);
         }
-        self.hold_or_send((n, request), (c, life), sync, answer);
+        self.hold_or_send((n, request), (c, life), (sync, is_unrecorded), answer);
     }
 
     /// The first sync of a session is durable before it is answered, and is in the copy that it is answered from; later
@@ -245,6 +247,9 @@ impl Fleet {
             return;
         };
         self.let_go_if_blind(c);
+        if !self.coordinators[c].writes_fail {
+            self.let_unrecorded_go(c);
+        }
         let snapshot = copy.snapshot();
         self.observe(c, snapshot);
         let to_ask = to_ask(snapshot, &self.coordinators[c].presence);

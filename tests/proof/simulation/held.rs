@@ -31,6 +31,8 @@ pub(super) struct Held {
     pub(super) copy_by: u64,
     /// The coordinator's life in which it was taken in: in a later one its node has to sync again.
     pub(super) of_life: u64,
+    /// It was taken in without the store: its node is not heard by it, and has to sync again once the store is back.
+    pub(super) is_unrecorded: bool,
 }
 
 impl Fleet {
@@ -53,16 +55,17 @@ impl Fleet {
         let copy_by = self.now + COPY_PATIENCE_SECS;
         let wait = self.coordinators[to].copied.lag_secs.min(COPY_PATIENCE_SECS);
         let of_life = self.coordinators[to].life.ordinal();
-        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: Some(entered), copy_by, of_life });
+        let (sync, entered, is_unrecorded) = (sync.clone(), Some(entered), false);
+        self.hold(n, Held { to, life, request, sync, until, entered, copy_by, of_life, is_unrecorded });
         self.at(wait, Event::Release { to, node: n, request });
     }
 
-    /// Sends the answer, or holds the request.
+    /// Sends the answer to a sync that was recorded or was not, or holds the request.
     pub(super) fn hold_or_send(
         &mut self,
         (n, request): (usize, RequestId),
         (to, life): (usize, u64),
-        sync: &Rc<Sync>,
+        (sync, is_unrecorded): (&Rc<Sync>, bool),
         answer: Result<Answer, SyncRefused>,
     ) {
         let Some(hold_secs) = self.hold_secs(n).filter(|_| answer == Ok(Answer::Nothing)) else {
@@ -70,7 +73,8 @@ impl Fleet {
         };
         let until = self.now + hold_secs;
         let of_life = self.coordinators[to].life.ordinal();
-        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: None, copy_by: until, of_life });
+        let (sync, entered, copy_by) = (sync.clone(), None, until);
+        self.hold(n, Held { to, life, request, sync, until, entered, copy_by, of_life, is_unrecorded });
     }
 
     fn hold(&mut self, n: usize, held: Held) {
@@ -78,7 +82,7 @@ impl Fleet {
         if let Some(before) = self.nodes[n].held.take() {
             self.ended(n, &before);
         }
-        if held.entered.is_none() {
+        if held.entered.is_none() && !held.is_unrecorded {
             self.hears_by(n, &held);
         }
         self.nodes[n].held = Some(held);
@@ -175,6 +179,17 @@ impl Fleet {
         for n in 0..self.nodes.len() {
             if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c) {
                 self.summary.count("held requests that a blind coordinator let go", 1);
+                self.ended(n, &held);
+                self.send(n, held.request, Err(SyncRefused::NotAdmitted));
+            }
+        }
+    }
+
+    /// A coordinator has its store again: those that it holds without a record have to sync again.
+    pub(super) fn let_unrecorded_go(&mut self, c: usize) {
+        for n in 0..self.nodes.len() {
+            if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c && held.is_unrecorded) {
+                self.summary.count("requests held without a record that were let go", 1);
                 self.ended(n, &held);
                 self.send(n, held.request, Err(SyncRefused::NotAdmitted));
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 54] = [
+pub(crate) const EVERYTHING: [&str; 55] = [
     "rotations",
     "waves",
     "aborts",
@@ -43,6 +43,7 @@ pub(crate) const EVERYTHING: [&str; 54] = [
     "times in which no coordinator heard a node",
     "nodes that receive and cannot send",
     "held requests that a blind coordinator let go",
+    "requests held without a record that were let go",
     "answers that came when the node was detached",
     "exclusions for absence",
     "looks at a copy that lags",

@@ -22,6 +22,8 @@ pub(super) struct LastSeen {
     pub(super) session: Option<Session>,
     /// Within the session: another coordinator may have counted further before it knew of it.
     pub(super) syncs: u64,
+    /// Its coordinator had marked it as silent.
+    pub(super) silent: bool,
     pub(super) in_this_life: bool,
     /// Its last contact, on the clock of served time: a sync, or the end of its hold.
     pub(super) at: Duration,
@@ -40,6 +42,7 @@ impl LastSeen {
         Self {
             session: record.session,
             syncs: record.syncs,
+            silent: record.silent,
             in_this_life: false,
             at: Duration::ZERO,
             synced_at: Duration::ZERO,
@@ -61,9 +64,21 @@ impl LastSeen {
         Self { held: is(|before| before.held), waits_here: is(|before| before.waits_here), ..self }
     }
 
-    /// Whether the node has synced since.  A mark of silence may bring its counters up to date: it does not count.
+    /// Whether the node has synced since, as far as what is stored tells.  A mark of silence may bring its counters up to date:
+    /// it does not count.
     pub(super) fn is_before(&self, record: &NodeRecord) -> bool {
-        (self.session, self.syncs) < (record.session, record.syncs) && !record.silent
+        self.is_less_than(record) && !record.silent
+    }
+
+    /// Whether the node has synced and been marked since, and nothing that was seen covers that sync: neither a beat, nor a
+    /// record without a mark.
+    pub(super) fn is_before_mark(&self, record: &NodeRecord) -> bool {
+        let is_uncovered = self.silent || !self.in_this_life || self.session < record.session;
+        self.is_less_than(record) && record.silent && is_uncovered
+    }
+
+    fn is_less_than(&self, record: &NodeRecord) -> bool {
+        (self.session, self.syncs) < (record.session, record.syncs)
     }
 
     /// Whether the record lacks what was seen.
@@ -80,7 +95,8 @@ impl LastSeen {
     }
 
     pub(super) fn counted_as(self, record: &NodeRecord) -> Self {
-        Self { session: record.session, syncs: record.syncs, ..self }.held_as(Some(&self))
+        let NodeRecord { session, syncs, silent, .. } = *record;
+        Self { session, syncs, silent, ..self }.held_as(Some(&self))
     }
 }
 

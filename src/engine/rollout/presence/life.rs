@@ -124,7 +124,7 @@ impl Life {
             if looks_at_all { self.take_all_in(snapshot, served) } else { self.take_in(snapshot, served, changes) };
         if is_heard || self.census.holds_one() || !self.begun {
             self.served = served;
-            self.heard = Heard { at: served, monotonic };
+            self.hear_at(served, monotonic);
         } else {
             // Deaf: not all of the gap counts, or nothing of it.
             self.served = served.min(self.heard.at + self.deaf_after).max(self.served);
@@ -282,7 +282,7 @@ impl Life {
     pub fn hear(&mut self, monotonic: Duration, node: &NodeId) -> bool {
         let (at, told_secs) = (self.now(monotonic), self.limits.absent_after_secs);
         let Some(known) = self.census.get(node).filter(|known| known.seen.in_this_life).copied() else { return false };
-        self.heard = Heard { at, monotonic };
+        self.hear_at(at, monotonic);
         let was_deaf = self.census.presence.deaf_secs.take().is_some();
         let seen = known.seen.synced(at, told_secs);
         self.census.put(node, Some((seen, known.counted)), self.clock()) || was_deaf
@@ -302,9 +302,15 @@ impl Life {
     pub fn release(&mut self, monotonic: Duration, node: &NodeId) -> bool {
         let at = self.now(monotonic);
         let Some(known) = self.census.get(node).filter(|known| known.seen.held).copied() else { return false };
-        self.heard = Heard { at, monotonic };
+        self.hear_at(at, monotonic);
         let seen = LastSeen { held: false, at, ..known.seen };
         self.census.put(node, Some((seen, known.counted)), self.clock())
+    }
+
+    /// A node was heard.  The next look may count less time than was expected of it, so what is heard later may be earlier by
+    /// the clock of served time.
+    fn hear_at(&mut self, at: Duration, monotonic: Duration) {
+        self.heard = Heard { at: at.max(self.heard.at), monotonic };
     }
 
     /// The clock of served time: the time since the last look will count as served, or less of it does.
@@ -449,6 +455,11 @@ impl Look<'_> {
         let seen = seen.held_as(before.as_ref());
         match before {
             Some(known) if known.is_before(record) || self.is_vouched(record) => (seen, true),
+            // This coordinator stood still meanwhile.  When the node was answered is not known: as late as now.
+            Some(known) if known.is_before_mark(record) => {
+                let told_secs = self.told_secs;
+                (LastSeen { synced_at: self.served, told_secs, ..known.counted_as(record) }, false)
+            }
             // What is left of a forgotten node becomes less, and what marks one as silent more: neither says that it lives.
             Some(known) if !record.is_known() || record.silent => {
                 (known.counted_as(record).told(self.served, self.now_secs), false)

@@ -157,6 +157,16 @@ fn a_rest_at_a_barrier_that_served_time_has_opened_ends_when_the_clock_comes_to_
 }
 
 #[test]
+fn a_barrier_in_a_wave_that_counters_may_stop_is_no_rest() {
+    for (opened, rests) in [(0, false), (1, true)] {
+        let snapshot = with_behind(promoted(opened, &["b"]));
+        let wait = waits(tick(&snapshot));
+        assert_eq!(wait.blocked_by, BlockedBy::Barrier);
+        assert_eq!(wait.rests_until(&snapshot.document, NOW).is_some(), rests, "wave {opened}");
+    }
+}
+
+#[test]
 fn a_wave_is_never_stopped_without_a_baseline() {
     let bad = window(Phase::Promoted, 3, counters(500, 0, 500));
     // (baseline, whether the pool pauses): nothing, too little, enough before the stage, enough while staged.

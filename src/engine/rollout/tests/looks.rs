@@ -200,3 +200,53 @@ fn a_new_life_gives_its_nodes_three_beats_to_return() {
     serve(&mut life, 90, 90, &snapshot);
     assert_eq!(life.silent(&talking(&snapshot, 90), &by()), Some(vec![node("a"), node("b")]));
 }
+
+/// A coordinator that stood still sees a sync and the mark that came after it at once: the node was answered in between, and
+/// relies on that for as long as on any answer.
+#[test]
+fn a_sync_and_its_mark_that_are_seen_at_once_count_from_then() {
+    let session = Some(Session { ordinal: 2, nonce: 1 });
+    // What, what was known of the node, its record with the mark, and whether absence counts from the look.
+    type Case = (&'static str, Change, (Option<Session>, u64), bool);
+    let cases: [Case; 4] = [
+        ("another session", |_| (), (session, 1), true),
+        ("not heard in this life", |_| (), (None, 9), true),
+        ("marked before", |record| (record.syncs, record.silent) = (8, true), (None, 9), true),
+        ("heard before, and vouched for until the mark", |record| record.syncs = 8, (None, 9), false),
+    ];
+    for (what, known, (session, syncs), counts) in cases {
+        let mut snapshot = pool(5, &[("a", 7, 30)]);
+        let mut life = Life::default();
+        serve(&mut life, 0, 0, &snapshot);
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        known(record);
+        serve(&mut life, 10, 100, &snapshot);
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        (record.session, record.syncs, record.silent) = (session.or(record.session), syncs, true);
+        serve(&mut life, 110, 110, &snapshot);
+        // absent_after 120 s, a hold of 40 s, two beats of 10 s.
+        let is_absent_at = |at| serve(&mut life.clone(), 120, at, &snapshot).absent.contains(&node("a"));
+        assert_eq!([is_absent_at(200), is_absent_at(290), is_absent_at(300)], [!counts, !counts, true], "{what}");
+    }
+}
+
+/// A release counts time that the next look may not.  What is heard after it is earlier by the clock of served time, and
+/// the coordinator is deaf all the same, one minute after it has heard the last one.
+#[test]
+fn a_deaf_coordinator_vouches_for_none_also_if_its_clock_fell_behind_what_it_heard() {
+    let heard = pool(5, &[("a", 8, 30), ("b", 8, 30)]);
+    let mut life = Life::default();
+    life.observe(secs(0), &pool(5, &[("a", 7, 30), ("b", 7, 30)]));
+    life.observe(secs(10), &heard);
+    life.hold(&node("a"));
+    life.release(secs(18), &node("a"));
+    life.interrupt();
+    life.observe(secs(20), &heard);
+    life.hear(secs(21), &node("b"));
+    let vouches = |at| {
+        life.observe(secs(at), &heard);
+        life.silent(&heard, &by()).is_some()
+    };
+    let silent: Vec<bool> = (30..200).step_by(10).map(vouches).collect();
+    assert_eq!(silent.iter().rposition(|vouches| *vouches), Some(5), "until 80 s: {silent:?}");
+}
