@@ -55,8 +55,13 @@ impl Fleet {
         self.at(beat_secs, Event::Flush(c));
         let (own, process) = (coordinator(c), &self.coordinators[c]);
         let silent = process.life.silent(copy.snapshot(), &own);
-        let is_queued = |node: &NodeId| process.put_off.queue.names(node);
-        let silent = silent.map(|silent| silent.into_iter().filter(|node| !is_queued(node)).collect::<Vec<_>>());
+        // Those in the queue have just been heard, and those whose records its copy will have later.
+        let is_heard = |node: &NodeId| {
+            let known = self.known(c, &copy, &process.put_off, node).map(|record| (record.session, record.syncs));
+            let copied = copy.snapshot().nodes.get(node).map(|record| (record.session, record.syncs));
+            process.put_off.queue.names(node) || known > copied
+        };
+        let silent = silent.map(|silent| silent.into_iter().filter(|node| !is_heard(node)).collect::<Vec<_>>());
         let marks = copy.marked_silent(silent.iter().flatten());
         let stamp = match process.last {
             Some(last) if process.holds_name => last.next(),
