@@ -37,7 +37,7 @@ const LOCK: &str = "lock";
 pub const AUTHORITY_DAYS: u32 = 3_650;
 /// Default lifetime of a revocation list in days: that of hosts' certificates, so that one yearly round renews both.
 ///
-/// Coordinators refuse all peers under an expired list, and nothing renews this one automatically, so it must not be the first
+/// Coordinators refuse new nodes under an expired list, and nothing renews this one automatically, so it must not be the first
 /// thing of a fleet to expire.  A shorter life would gain nothing: the list is a local file, which an attacker on the network
 /// cannot hold back, and every revocation makes a new one.
 pub const LIST_DAYS: u32 = 397;

@@ -157,8 +157,13 @@ impl Contact {
     }
 
     fn start_renewal(&mut self) {
+        let now = self.now();
         let (Some(renewals), Ok(identity)) = (&mut self.renewals, &self.identity) else { return };
-        let Some(name) = identity.names().first() else { return };
+        let Some(name) = identity.names().first() else {
+            // None can be asked for without a name.
+            renewals.next_at = now + LOOK_AGAIN;
+            return;
+        };
         let settings = &self.purpose.settings;
         let urls = self.route.from_current().map(|index| settings.urls.value[index].clone()).collect();
         let (client, pool, files) = (identity.client().clone(), self.pool.clone(), settings.files.clone());
@@ -314,7 +319,8 @@ impl Job {
         Err(failure.expect("a configuration names at least one coordinator"))
     }
 
-    /// Asks a coordinator over the new pair who this node is.  A pair that one refuses is of no use.
+    /// Asks the coordinators over the new pair who this node is, until one knows it.  A pair that none takes and one refuses is
+    /// of no use.
     async fn try_out(&self, next: &Path, ca: &Path) -> Result<(), Failure> {
         let not_usable = |problems: Vec<Problem>| {
             let message = problems.first().map_or_else(String::new, |problem| problem.message.clone());
@@ -326,26 +332,26 @@ impl Job {
             .map_err(|error| Failure::new("http_client", chain(&error), "this is a bug; please report it"))?;
         let path = format!("/v1/pools/{}/self", self.pool);
         let call = Call { method: &Method::GET, path: &path, timeout: PATIENCE, answer_bytes_max: SELF_BYTES_MAX };
-        let mut failure = None;
+        let (mut failure, mut is_refused) = (None, false);
         for base in &self.urls {
             match client.call::<(), SelfAnswer>(base, call, None).await {
                 Ok(Some(known)) if known.node == self.name => return Ok(()),
                 Ok(_) => failure = Some(unusable(base, "it does not know this node by it")),
                 Err(error) => {
-                    let is_refused = match &error {
+                    is_refused |= match &error {
                         ClientError::Tls { .. } => true,
                         ClientError::Refused { status, .. } => *status < 500,
                         ClientError::Unreachable { lost: Lost::Away | Lost::Late | Lost::NoConnection, .. }
                         | ClientError::BadAnswer { .. } => false,
                     };
-                    // Other authorities may be what does not fit.
-                    if is_refused && ca == self.files.ca {
-                        // It cannot be kept for a later try; if it cannot be removed, the next one replaces it.
-                        drop(std::fs::remove_file(next));
-                    }
                     failure = Some(Failure::of_error(&error));
                 }
             }
+        }
+        // None has taken it.  Other authorities may be what does not fit.
+        if is_refused && ca == self.files.ca {
+            // It cannot be kept for a later try; if it cannot be removed, the next one replaces it.
+            drop(std::fs::remove_file(next));
         }
         Err(failure.expect("a configuration names at least one coordinator"))
     }

@@ -62,7 +62,8 @@ impl Contact {
     #[must_use]
     pub fn detaches_at(&self) -> Option<Instant> {
         // At the instant itself it is not detached yet.
-        self.link.detaches_after(self.now()).and_then(|at| self.started.checked_add(at + Duration::from_millis(1)))
+        let at = self.link.detaches_after(self.now())?.checked_add(Duration::from_millis(1))?;
+        self.started.checked_add(at)
     }
 
     /// None for an agent that only reports.

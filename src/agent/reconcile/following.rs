@@ -40,18 +40,30 @@ impl Following {
             let remedy = "name narrower places in install.namespaces, or run an agent in some of them";
             problems.push(Problem::error("too_many_namespaces", message, remedy).at_key("install.namespaces"));
         }
-        let found: BTreeSet<Namespace> = found.namespaces.into_iter().collect();
-        managed.retain(|managed| !managed.namespace.is_found() || found.contains(&managed.namespace));
-        let there: BTreeSet<Namespace> = managed.iter().map(|managed| managed.namespace.clone()).collect();
+        let mut new: BTreeMap<NamespaceIdentity, Namespace> =
+            found.namespaces.into_iter().filter_map(by_identity).collect();
+        // One that is there still may have another name, and another process that leads to it.
+        managed.retain_mut(|managed| match &managed.namespace {
+            Namespace::Found(own) => match new.remove(&own.identity()) {
+                Some(now) => {
+                    managed.namespace = now;
+                    true
+                }
+                None => false,
+            },
+            Namespace::Own | Namespace::Named(_) => true,
+        });
+        let mut new: Vec<Namespace> = new.into_values().collect();
+        new.sort();
         let writes = mode == PassMode::Apply && install.mode == InstallMode::Install;
         let mut left = std::mem::take(&mut self.left);
-        for namespace in found.difference(&there) {
+        for namespace in new {
             let Ok(identity) = namespace.identity() else { continue };
             match left.remove(&identity) {
                 Some(passes) if passes > 0 => drop(self.left.insert(identity, passes - 1)),
-                _ if !writes => managed.push(ManagedNamespace::found(namespace.clone(), None)),
+                _ if !writes => managed.push(ManagedNamespace::found(namespace, None)),
                 _ => match NamespaceLock::take(&identity.to_string(), "found", Duration::ZERO) {
-                    Ok(lock) => managed.push(ManagedNamespace::found(namespace.clone(), Some(lock))),
+                    Ok(lock) => managed.push(ManagedNamespace::found(namespace, Some(lock))),
                     Err(LockError::Held { .. }) => drop(self.left.insert(identity, PASSES_UNTIL_ASKED)),
                     Err(error @ LockError::Failed { .. }) => {
                         let remedy = "give root (or the agent's own user) /run/tfo-agent, and no other user";
@@ -60,5 +72,12 @@ impl Following {
                 },
             }
         }
+    }
+}
+
+fn by_identity(namespace: Namespace) -> Option<(NamespaceIdentity, Namespace)> {
+    match &namespace {
+        Namespace::Found(found) => Some((found.identity(), namespace)),
+        Namespace::Own | Namespace::Named(_) => None,
     }
 }

@@ -22,6 +22,7 @@ use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan};
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::procfs::KeyFile;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_host::runtime::files;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
@@ -48,6 +49,8 @@ pub struct Reconciler {
     file_was_current: bool,
     /// The last write of the file may not survive a power cut, so it is repeated.
     file_may_be_lost: bool,
+    /// Or this process has made sure that it will.
+    rename_is_durable: bool,
     joints_checked: bool,
     drift_repairs: u64,
     trust: ClockTrust,
@@ -76,6 +79,7 @@ impl Reconciler {
             known: BTreeMap::new(),
             file_was_current: false,
             file_may_be_lost: false,
+            rename_is_durable: false,
             joints_checked: false,
             drift_repairs: 0,
             trust: ClockTrust::SinceBoot,
@@ -134,6 +138,9 @@ impl Reconciler {
         let persisted = observation::read_file(&self.settings, &mut problems);
         let file_is_read = persisted.is_some();
         let persisted = persisted.unwrap_or(Persisted::Foreign);
+        if mode == PassMode::Apply && persisted.record().is_some() {
+            self.make_rename_durable();
+        }
         let seen = Seen { persisted, file_is_read, kernels: self.observe() };
         problems.extend(seen.kernels.iter().filter_map(|seen| seen.kernel.as_ref().err().cloned()));
         self.check_joints(now, &seen.persisted, &mut problems);
@@ -156,8 +163,7 @@ impl Reconciler {
             Some(held) => self.converge(held, mode, seen, problems),
             None => self.report(&seen.kernels, None, problems),
         };
-        self.passing
-            .look(report.namespaces.iter().map(|seen| &seen.namespace).filter(|namespace| namespace.is_found()));
+        self.passing.look(report.namespaces.iter().map(|seen| &seen.namespace));
         report.passing = self.passing.total();
         if mode == PassMode::Apply && self.settings.install.mode == InstallMode::Install && report.has_error() {
             let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value).ok();
@@ -302,6 +308,16 @@ impl Reconciler {
                 problems.push(problems::kept(now, offer.clock, reason, &self.settings.install.sysctl_file.value));
                 Chosen::Kept(kept)
             }
+        }
+    }
+
+    /// A process before this one may have ended between the rename of the file and its sync.  What a coordinator is told of the
+    /// file must outlive a power cut (docs/protocol.md#rule-8); once for each process.
+    fn make_rename_durable(&mut self) {
+        let is_told = self.settings.install.mode == InstallMode::Install
+            && matches!(self.settings.source, SourceSettings::Coordinator(_));
+        if is_told && !std::mem::replace(&mut self.rename_is_durable, true) {
+            self.file_may_be_lost = files::sync_directory_of(&self.settings.install.sysctl_file.value).is_err();
         }
     }
 

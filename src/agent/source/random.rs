@@ -23,8 +23,11 @@ pub(super) fn offer(
     let own = installed.filter(|installed| installed.source == KeySource::Random.as_str());
     let born = own.and_then(|own| own.prints.primary.epoch);
     let desired = match (own, born) {
-        // A key from further in the future was made by a wrong clock, and would live until then.
-        (Some(own), Some(born)) if is_young(now, UnixTime::from_secs(born.get()), interval) => {
+        (Some(own), Some(born)) if now < UnixTime::from_secs(born.get()).plus(interval.secs()) => {
+            // A key from further in the future was made by a wrong clock, and would live until then: it counts as made now.  Its
+            // backup may have been made a moment before it, and has cookies.
+            let is_possible = UnixTime::from_secs(born.get()) <= now.plus(interval.secs());
+            let born = if is_possible { born } else { Epoch::new(now.secs()).unwrap_or(born) };
             let next = UnixTime::from_secs(born.get()).plus(interval.secs());
             let epochs = [Some(born), own.prints.backup.and_then(|slot| slot.epoch)];
             desired(own.keys.duplicate(), epochs, Phase::Steady, Some(next))
@@ -33,10 +36,6 @@ pub(super) fn offer(
     };
     // A clock that goes back by less than half an interval only makes this key live that much longer.
     Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), generators: BTreeMap::new(), joints: Vec::new() })
-}
-
-fn is_young(now: UnixTime, born: UnixTime, interval: RotationInterval) -> bool {
-    now < born.plus(interval.secs()) && born <= now.plus(interval.secs())
 }
 
 fn rotated(
@@ -83,11 +82,10 @@ mod tests {
         assert_eq!(second.prints.backup, Some(first.prints.primary));
         assert_eq!(second.prints.primary.epoch, Epoch::new(10_100));
         assert_eq!(offer_after(&first, KeySource::Random.as_str(), NOW.minus(100)).prints, first.prints);
-        assert_ne!(
-            offer_after(&first, KeySource::Random.as_str(), NOW.minus(101)).prints,
-            first.prints,
-            "made by a wrong clock"
-        );
+        let made_by_a_wrong_clock = offer_after(&second, KeySource::Random.as_str(), NOW.minus(101));
+        assert_eq!(pair_print(&made_by_a_wrong_clock.keys), second.prints.pair(), "both have cookies");
+        assert_eq!(made_by_a_wrong_clock.prints.primary.epoch, Epoch::new(9_899));
+        assert_eq!(made_by_a_wrong_clock.next_change_at, Some(NOW.minus(1)));
         let third = offer_after(&second, KeySource::Random.as_str(), NOW.plus(200));
         assert_eq!(third.prints.backup, Some(second.prints.primary), "the first key is gone");
         assert_eq!(pair_print(&third.keys), third.prints.pair());

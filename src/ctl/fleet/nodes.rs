@@ -105,12 +105,12 @@ pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Fail
         let gets = meant.word("it gets", "they get");
         let (it, is) = (meant.word("it", "them"), meant.word("it is", "they are"));
         let keeps = meant.word("it keeps the keys that it has", "they keep the keys that they have");
-        let certificates = meant.word("its certificate stays", "their certificates stay");
+        let certificates = meant.word("its certificate is", "their certificates are");
         let mut plan = meant
             .plan(Action::Deny)
             .line(format!("{gets} no more keys, and no barrier waits for {it}, until {is} allowed (`tfoctl allow`)"))
             .line(format!("{keeps}: if you do not trust {it}, `tfoctl rotate --mode revoke --deny` instead"))
-            .line(format!("{certificates} valid: revoke that too (`tfoctl pki revoke`)"));
+            .line(format!("{certificates} revoked, if the coordinator issued {it}; otherwise: `tfoctl pki revoke`"));
         if let Some(too_few) = meant.too_few() {
             plan = plan.line(too_few);
         }

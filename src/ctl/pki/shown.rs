@@ -42,7 +42,7 @@ impl Report for Made {
         writeln!(out, "ca.crt     to every host (client_ca, ca)")?;
         writeln!(
             out,
-            "crl.pem    to every coordinator (crl); renew it before {}, or they refuse all peers",
+            "crl.pem    to every coordinator (crl); renew it before {}, or they refuse new nodes",
             self.crl_next_update
         )
     }
@@ -104,7 +104,7 @@ impl Report for List {
             out,
             "coordinators read it by themselves within 5 s, and then cut off who is on it, also if connected"
         )?;
-        writeln!(out, "once it has expired, they refuse all peers")
+        writeln!(out, "once it has expired, they refuse new nodes")
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::runtime::descriptors::is_exhausted;
 use tfo_model::ids::NamespaceName;
 
 /// Where `ip netns add` keeps names (iproute2, `ip-netns(8)`).
@@ -74,7 +75,9 @@ pub struct NamespaceIdentity {
 }
 
 impl NamespaceIdentity {
-    pub(super) fn new(device: u64, inode: u64) -> Self {
+    /// Of these numbers, as stat(2) has them.
+    #[must_use]
+    pub fn new(device: u64, inode: u64) -> Self {
         Self { device, inode }
     }
 }
@@ -128,7 +131,7 @@ impl Namespace {
     #[must_use]
     pub fn is_gone(&self, error: &NamespaceError) -> bool {
         let entered = match error {
-            NamespaceError::Open { .. } => true,
+            NamespaceError::Open { source, .. } => !is_exhausted(source),
             NamespaceError::Enter { source, .. } => !matches!(source.kind(), io::ErrorKind::PermissionDenied),
         };
         self.is_found() && entered

@@ -120,10 +120,11 @@ fn is_no_regular_file(error: &io::Error) -> bool {
 /// The kind of the problem that other users may read the file.
 pub const SYSCTL_FILE_EXPOSED: &str = "sysctl_file_exposed";
 
-/// Whether only the owner may read or write the file.  False if it is missing.
+/// Whether only root, or this process's user, may read or write the file.  False if it is missing.
 #[must_use]
 pub fn is_private(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0)
+    let is_own = |uid: u32| uid == 0 || uid == rustix::process::geteuid().as_raw();
+    std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0 && is_own(found.uid()))
 }
 
 /// Writes the file: atomically, durably, mode 0600.

@@ -103,7 +103,11 @@ fn put(
     Ok(())
 }
 
-fn sync_directory_of(path: &Path) -> io::Result<()> {
+/// Makes durable what was renamed, made or removed beside `path`.
+///
+/// # Errors
+/// Fails if the directory cannot be opened or synced: a power cut may undo it then.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
 }

@@ -17,9 +17,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::{InvalidMessage, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
@@ -30,6 +30,9 @@ const RECORD_BYTES_MAX: usize = 5 + (16 << 10) + 256;
 const CONTENT_BYTES_MAX: usize = 16 << 10;
 /// A thread keeps so much room; a handshake with long certificates may need more for a moment.
 const ROOM_BYTES_KEPT: usize = 2 * RECORD_BYTES_MAX;
+/// Most that is kept of what is not complete: the longest handshake message that rustls takes, and a record.  rustls itself
+/// bounds what a message says of its length, and not the records that it comes in: padding may be almost all of them.
+const KEPT_BYTES_MAX: usize = 0xffff + RECORD_BYTES_MAX;
 
 /// What the connections of a thread share.
 #[derive(Default)]
@@ -225,6 +228,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     fn take_in(&mut self, came: &mut [u8], into: Option<&mut ReadBuf<'_>>) -> io::Result<()> {
         let used = process(self, came, into)?;
         let left = &came[used..];
+        if left.len() > KEPT_BYTES_MAX {
+            let error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+            let refused = invalid(&error);
+            self.failed = Some(error);
+            return Err(refused);
+        }
         self.incoming = if left.is_empty() || self.failed.is_some() { Vec::new() } else { left.to_vec() };
         Ok(())
     }

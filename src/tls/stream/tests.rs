@@ -289,6 +289,20 @@ fn what_is_wrong_is_answered_with_an_alert_even_if_the_socket_blocks() {
 }
 
 #[test]
+fn a_handshake_message_is_bounded_by_what_is_sent_for_it() {
+    let tls = UnbufferedServerConnection::new(configs().1).unwrap();
+    // A ClientHello of 65 535 bytes, by its own word, one byte of which is in each record.
+    let hello = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat_n(0, 60_000));
+    let to_server = hello.flat_map(|byte| [22, 3, 1, 0, 1, byte]).collect();
+    let mut stream = TlsStream::before_handshake(Wire { to_server, ..Wire::default() }, tls);
+    let Poll::Ready(Err(error)) = stream.poll_handshake(&mut context()) else { panic!("it is not refused") };
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    assert_eq!(cause, Some(&rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge)));
+    assert!(stream.incoming.len() <= KEPT_BYTES_MAX);
+    assert!(stream.socket.to_server.len() > 200_000, "most of it was not read");
+}
+
+#[test]
 fn a_connection_at_rest_keeps_no_buffer() {
     let mut pair = Pair::shaken(Default::default());
     for _ in 0..3 {

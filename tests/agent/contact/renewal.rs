@@ -124,6 +124,28 @@ fn what_a_crash_leaves_is_used_or_replaced() {
     }
 }
 
+/// Which of the two the agent prefers, its name and their addresses decide: each refuses once.
+#[test]
+fn a_pair_that_one_coordinator_refuses_and_the_next_one_takes_is_kept() {
+    skip_unless!(need_netns());
+    for refuser in 0..2 {
+        let site = site(30 * DAY);
+        let first = site.pair();
+        let other = FakeCoordinator::start(site.host.netns(), &site.pki);
+        let both = [&site.coordinator, &other];
+        let urls = both.map(FakeCoordinator::url);
+        site.host.configure(&renewing(&site.host, &urls), "verify_interval = \"1s\"");
+        for coordinator in both {
+            coordinator.certify(&site.pki, 30 * DAY, &urls);
+            coordinator.tell(told(3, "steady", 1, Some(2)));
+        }
+        both[refuser].on("GET /v1/pools/edge/self", [refusal(403, "not_a_node")]);
+        let found = site.once(0);
+        assert!(site.pair() != first && !site.has_next(), "{refuser}: {found}");
+        assert_eq!(problem(&found, "certificate_ends"), None, "{refuser}: {found}");
+    }
+}
+
 #[test]
 fn a_renewal_that_fails_is_told_with_the_days_that_are_left_and_changes_nothing() {
     skip_unless!(need_netns());

@@ -188,6 +188,21 @@ fn the_next_coordinator_is_asked_in_a_session_of_its_own() {
 }
 
 #[test]
+fn a_time_beyond_all_clocks_never_detaches_and_ends_no_agent() {
+    skip_unless!(need_netns());
+    let site = Site::new();
+    let mut answer = told(1, "steady", 1, Some(2));
+    answer["absent_after_secs"] = u64::MAX.into();
+    site.coordinator.tell(answer);
+    let mut daemon = site.host.start();
+    daemon.ready();
+    site.coordinator.acknowledged(1);
+    let status = site.status("connected", |status| status["contact"] == "connected");
+    assert_eq!((&status["state"], site.host.kernel()), (&"ok".into(), pair(1, 2)), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
 fn out_of_contact_for_long_it_is_detached_and_keeps_its_keys() {
     skip_unless!(need_netns());
     let mut site = Site::new();

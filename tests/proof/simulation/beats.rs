@@ -118,7 +118,7 @@ impl Fleet {
         if let Some(beat) = &queue.beat {
             let beat_secs = self.shelf.now().document.policy.beat().as_secs();
             let process = &mut self.coordinators[c];
-            (process.last, process.holds_name) = (Some(beat.stamp), true);
+            (process.last, process.holds_name, process.vouched) = (Some(beat.stamp), true, beat.vouches);
             (process.beat_at, process.beat_due) = (Some(self.now), self.now + beat_secs);
             self.summary.count("beats", 1);
             if beat.vouches {

@@ -51,6 +51,8 @@ pub(super) struct Coordinator {
     pub(super) last: Option<Stamp>,
     /// ... whether it has its name by that, ...
     pub(super) holds_name: bool,
+    /// Its last beat vouched for the nodes that it has heard.
+    pub(super) vouched: bool,
     /// ... when that was, and when the next beat is due.
     pub(super) beat_at: Option<u64>,
     pub(super) beat_due: u64,
@@ -124,7 +126,9 @@ impl Fleet {
         match recording {
             Recording::Stale => Ok(None),
             Recording::Later(later) => {
-                let is_news = !is_known || before.is_none_or(|before| later.is_news(&before));
+                // While its beats vouch for no node, no other coordinator hears of an answer that is given at once.
+                let is_unheard = !self.coordinators[c].vouched && self.nodes[self.index[id]].timer_secs.is_some();
+                let is_news = !is_known || is_unheard || before.is_none_or(|before| later.is_news(&before));
                 if !is_news && !self.coordinators[c].put_off.queue.names(id) {
                     let monotonic = Duration::from_secs(self.now);
                     self.coordinators[c].hear(monotonic, id);

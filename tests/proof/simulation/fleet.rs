@@ -223,6 +223,7 @@ impl Fleet {
                 put_off: PutOff::default(),
                 last: None,
                 holds_name: false,
+                vouched: false,
                 beat_at: None,
                 beat_due: 0,
                 writes_fail: false,

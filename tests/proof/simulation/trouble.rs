@@ -91,7 +91,8 @@ impl Fleet {
         coordinator.life = Life::default();
         coordinator.seen = Revision::ZERO;
         coordinator.put_off = PutOff::default();
-        (coordinator.last, coordinator.holds_name, coordinator.writes_fail) = (None, false, false);
+        (coordinator.last, coordinator.holds_name, coordinator.vouched) = (None, false, false);
+        coordinator.writes_fail = false;
         (coordinator.beat_at, coordinator.beat_due) = (None, self.now);
         (coordinator.presence, coordinator.view, coordinator.rest) = (Presence::default(), None, None);
         coordinator.lives += 1;

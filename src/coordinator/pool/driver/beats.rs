@@ -23,13 +23,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Beats {
     written_at: Option<Duration>,
+    /// The last one vouched for the nodes that were heard.
+    pub(super) vouched: bool,
     due_at: Duration,
 }
 
 impl Beats {
     /// A beat was written; the next one is due after this period.
-    pub(super) fn written(&mut self, now: Duration, period: Duration) {
-        (self.written_at, self.due_at) = (Some(now), now + period);
+    pub(super) fn written(&mut self, now: Duration, period: Duration, vouched: bool) {
+        (self.written_at, self.due_at, self.vouched) = (Some(now), now + period, vouched);
     }
 
     /// The next write brings a beat.

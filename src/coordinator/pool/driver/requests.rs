@@ -72,7 +72,7 @@ impl Driver {
         let good = self.look() && self.keeps_beating();
         self.writes.lost.clear();
         let mut recorded: Vec<Recorded> = Vec::new();
-        let (mut others, mut next) = (Vec::new(), ControlFlow::Continue(()));
+        let (mut left, mut others, mut next) = (Vec::new(), Vec::new(), ControlFlow::Continue(()));
         for message in batch {
             match message {
                 Message::Sync { node, sync, described, reply } => {
@@ -87,7 +87,7 @@ impl Driver {
                         self.without_store(Pending { node, sync: *sync, reply, hold: Hold::default() });
                     }
                 }
-                Message::Left { node, request } => self.waiting.left(&node, &request),
+                Message::Left { node, request } => left.push((node, request)),
                 other => others.push(other),
             }
         }
@@ -99,6 +99,8 @@ impl Driver {
             self.pace.tick_soon();
         }
         self.answer(recorded, good);
+        // After the syncs of this batch, one of which may be what was left.
+        left.iter().for_each(|(node, request)| self.waiting.left(node, request));
         for message in others {
             match message {
                 Message::Sync { .. } | Message::Left { .. } => unreachable!("sorted out above"),
@@ -159,8 +161,10 @@ impl Driver {
             }
         };
         let is_known = self.seen.knows(&self.replica, &node);
+        // While its beats vouch for no node, no other coordinator hears of an answer that is given at once.
+        let is_unheard = !self.beats.vouched && reply.until() == Until::Recorded;
         let is_news = match &recording {
-            Recording::Later(later) => !is_known || before.is_none_or(|before| later.is_news(before)),
+            Recording::Later(later) => !is_known || is_unheard || before.is_none_or(|before| later.is_news(before)),
             Recording::First(_) | Recording::Stale => true,
         };
         let recording = match recording {

@@ -88,8 +88,8 @@ impl Driver {
         match result {
             Ok(()) => {
                 self.writes.took = clock::monotonic().duration_since(start);
-                if queue.beat.is_some() {
-                    self.beats.written(self.monotonic(), self.replica.document().policy.beat());
+                if let Some(beat) = &queue.beat {
+                    self.beats.written(self.monotonic(), self.replica.document().policy.beat(), beat.vouches);
                 }
                 debug!(pool = %self.replica.pool(), records = nodes.len(), "records written");
                 if self.writes.fail {
@@ -109,6 +109,10 @@ impl Driver {
 
     /// Writes what was heard and not written, before the driver ends: the next one shows when a node was heard last.
     pub(super) fn write_heard(&mut self) {
+        // What is queued is newer than what was heard before it.
+        if !self.flush() {
+            return;
+        }
         let heard: Vec<_> =
             self.replica.content().heard().iter().map(|(node, later)| (node.clone(), later.clone())).collect();
         for some in heard.chunks(PARTS_MAX) {

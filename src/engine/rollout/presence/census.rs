@@ -70,10 +70,10 @@ impl LastSeen {
         self.is_less_than(record) && !record.silent
     }
 
-    /// Whether the node has synced and been marked since, and nothing that was seen covers that sync: neither a beat, nor a
-    /// record without a mark.
-    pub(super) fn is_before_mark(&self, record: &NodeRecord) -> bool {
-        let is_uncovered = self.silent || !self.in_this_life || self.session < record.session;
+    /// Whether the node has synced and been marked since, and nothing that was seen covers that sync: neither a record without
+    /// a mark, nor a beat, one of which may have been missed.
+    pub(super) fn is_before_mark(&self, record: &NodeRecord, misses_a_beat: bool) -> bool {
+        let is_uncovered = self.silent || !self.in_this_life || self.session < record.session || misses_a_beat;
         self.is_less_than(record) && record.silent && is_uncovered
     }
 

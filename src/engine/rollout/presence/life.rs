@@ -263,9 +263,18 @@ impl Life {
         let now_secs = snapshot.document.policy.absent_after_secs;
         let told_secs = now_secs.max(self.limits.absent_after_secs);
         self.limits = Limits::of(&snapshot.document.policy);
+        let missed = self.missed(&snapshot.beats);
         let vouching = self.take_in_beats(&snapshot.beats);
         let instructions = instructions(&snapshot.document);
-        Look { begun: self.begun, served, now_secs, told_secs, vouching, instructions }
+        Look { begun: self.begun, served, now_secs, told_secs, vouching, missed, instructions }
+    }
+
+    /// The coordinators of which a beat between the last one that was seen and the present one was not.
+    fn missed<'a>(&self, beats: &'a BTreeMap<CoordinatorName, Beat>) -> BTreeSet<&'a CoordinatorName> {
+        let is_missed = |(by, beat): &(&CoordinatorName, &Beat)| {
+            self.beats.get(*by).is_none_or(|seen| *seen != beat.stamp && seen.next() != beat.stamp)
+        };
+        beats.iter().filter(is_missed).map(|(by, _)| by).collect()
     }
 
     /// The coordinators that have written a beat since the last look, within this life, that vouches for their nodes.
@@ -440,10 +449,17 @@ struct Look<'a> {
     now_secs: u64,
     told_secs: u64,
     vouching: BTreeSet<&'a CoordinatorName>,
+    /// The coordinators that have written more than one beat since the last look, or another life's.
+    missed: BTreeSet<&'a CoordinatorName>,
     instructions: Vec<Instruction>,
 }
 
 impl Look<'_> {
+    /// Whether this coordinator has missed a beat of the one where the node is.
+    fn misses_a_beat_of(&self, record: &NodeRecord) -> bool {
+        record.coordinator.as_ref().is_some_and(|by| self.missed.contains(by))
+    }
+
     fn is_vouched(&self, record: &NodeRecord) -> bool {
         let by = record.coordinator.as_ref().filter(|_| !self.vouching.is_empty() && !record.silent);
         record.report.is_some() && by.is_some_and(|by| self.vouching.contains(by))
@@ -456,7 +472,7 @@ impl Look<'_> {
         match before {
             Some(known) if known.is_before(record) || self.is_vouched(record) => (seen, true),
             // This coordinator stood still meanwhile.  When the node was answered is not known: as late as now.
-            Some(known) if known.is_before_mark(record) => {
+            Some(known) if known.is_before_mark(record, self.misses_a_beat_of(record)) => {
                 let told_secs = self.told_secs;
                 (LastSeen { synced_at: self.served, told_secs, ..known.counted_as(record) }, false)
             }
@@ -465,7 +481,11 @@ impl Look<'_> {
                 (known.counted_as(record).told(self.served, self.now_secs), false)
             }
             Some(known) => (known.told(self.served, self.now_secs), false),
-            None => (LastSeen { in_this_life: self.begun, ..seen }, self.begun),
+            // An order makes a record, too, of a node that never reported.
+            None => {
+                let is_heard = self.begun && record.report.is_some();
+                (LastSeen { in_this_life: is_heard, ..seen }, is_heard)
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ fn certificates_that_end_are_told_where_all_else_is_well() {
          other's cookies; the next rotation is due at 1970-01-04T06:33:20Z"
     );
     assert_eq!((found.severity, found.kind), (Severity::Warning, VerdictKind::CertificateEnds));
+    assert_eq!(found.docs, Some("how-to/enrol_nodes.md#a-certificate-ends"));
     assert_eq!((found.next.as_deref(), found.nodes.as_slice()), (Some("tfoctl nodes b"), &b[..]));
     let found = with(&well, &both);
     let begin = "certificates end of nodes and were not renewed: a, b; from the end on no rotation reaches them; ";

@@ -64,11 +64,14 @@ fn a_look_at_what_has_changed_comes_to_what_a_look_at_all_comes_to() {
             assert_eq!(told.presence().seen.contains(&node(name)), is_seen, "{name}: {what}");
             // So does all that comes after, also when the policy has other times, or when the store has lost it.
             let mut lost = (told.clone(), looked.clone());
-            snapshot.document.policy.absent_after_secs = 60;
-            for at in (200..600).step_by(10) {
-                told.follow(secs(at), &talking(&snapshot, at), &changes(&["talks"]));
-                looked.observe(secs(at), &talking(&snapshot, at));
-                assert_eq!(told, looked, "{name} at {at}: {what}");
+            for absent_after_secs in [60, 6_000] {
+                let (mut told, mut looked) = (told.clone(), looked.clone());
+                snapshot.document.policy.absent_after_secs = absent_after_secs;
+                for at in (200..600).step_by(10) {
+                    told.follow(secs(at), &talking(&snapshot, at), &changes(&["talks"]));
+                    looked.observe(secs(at), &talking(&snapshot, at));
+                    assert_eq!(told, looked, "{name} at {at} with {absent_after_secs}: {what}");
+                }
             }
             lost.0.follow(secs(200), &talking(&old, 200), &changes(&[name, "talks"]));
             lost.1.observe(secs(200), &talking(&old, 200));
@@ -228,6 +231,47 @@ fn a_sync_and_its_mark_that_are_seen_at_once_count_from_then() {
         let is_absent_at = |at| serve(&mut life.clone(), 120, at, &snapshot).absent.contains(&node("a"));
         assert_eq!([is_absent_at(200), is_absent_at(290), is_absent_at(300)], [!counts, !counts, true], "{what}");
     }
+}
+
+/// A coordinator that has missed beats of another one does not know whether they vouched for its node.
+#[test]
+fn a_sync_and_its_mark_count_from_then_if_a_beat_was_missed() {
+    let beat = |number, vouches| Beat {
+        stamp: Stamp { life: 1, number },
+        vouches,
+        at: UnixTime::from_secs(number),
+        tally: None,
+        about: About::default(),
+    };
+    for (number, counts) in [(7, false), (8, true)] {
+        let mut snapshot = pool(5, &[("a", 7, 30)]);
+        snapshot.beats = [(by(), beat(5, true))].into();
+        let mut life = Life::default();
+        serve(&mut life, 0, 0, &snapshot);
+        snapshot.beats = [(by(), beat(6, true))].into();
+        serve(&mut life, 10, 100, &snapshot);
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        (record.syncs, record.silent) = (8, true);
+        snapshot.beats = [(by(), beat(number, true))].into();
+        serve(&mut life, 110, 110, &snapshot);
+        let is_absent_at = |at| serve(&mut life.clone(), 120, at, &snapshot).absent.contains(&node("a"));
+        assert_eq!([is_absent_at(200), is_absent_at(290), is_absent_at(300)], [!counts, !counts, true], "{number}");
+    }
+}
+
+#[test]
+fn an_order_about_a_node_that_never_came_is_no_sign_of_life() {
+    let mut snapshot = pool(5, &[("a", 7, 30)]);
+    let mut life = Life::default();
+    assert!(listen(&mut life, 0, 300, &snapshot).deaf_secs.is_some());
+    let denied = NodeRecord {
+        membership: Membership::Excluded(Exclusion::Denied),
+        report: None,
+        ..snapshot.nodes[&node("a")].clone()
+    };
+    snapshot.nodes.insert(node("stranger"), denied);
+    assert!(listen(&mut life, 310, 310, &snapshot).deaf_secs.is_some());
+    assert_eq!(life.presence().seen, [].into());
 }
 
 /// A release counts time that the next look may not.  What is heard after it is earlier by the clock of served time, and

@@ -4,6 +4,7 @@ use super::*;
 use tfo_engine::rollout::policy::WaveRule;
 use tfo_model::fleet::BlockedBy;
 use tfo_model::state::Phase;
+use tfo_store::PARTS_MAX;
 
 /// Whether a request waits, and what it was answered.
 fn answered(held: &mut Held) -> Option<Result<Option<bytes::Bytes>, SyncError>> {
@@ -65,6 +66,34 @@ fn a_node_whose_connection_has_ended_is_not_heard_any_more() {
     assert_eq!((world.driver.waiting.len(), world.driver.waiting.next_end()), (0, None));
     pass(&mut world, 3);
     assert!(is_overdue(&world, "a"));
+}
+
+#[test]
+fn a_connection_that_ends_before_its_sync_is_taken_in_holds_nothing() {
+    let mut world = World::new();
+    let (sync, held) = world.message("a", world.generation(), Until::News(LONG));
+    let left = Message::Left { node: "a".parse().unwrap(), request: held.mark() };
+    assert!(world.driver.serve(vec![sync, left]).is_continue());
+    assert_eq!((world.driver.waiting.len(), world.driver.waiting.next_end()), (0, None));
+    pass(&mut world, 3);
+    assert!(is_overdue(&world, "a"));
+}
+
+#[test]
+fn a_driver_that_ends_writes_what_is_queued_and_what_it_has_heard_however_much() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..=PARTS_MAX).map(|number| format!("n{number:05}")).collect();
+    for _ in 0..3 {
+        names.iter().for_each(|name| drop(world.sync(name)));
+        pass(&mut world, 1);
+    }
+    let heard = world.driver.replica.content().heard();
+    assert_eq!(heard.len(), names.len(), "its latest sync says nothing new");
+    let (last, later) = heard.last_key_value().map(|(node, later)| (node.clone(), later.clone())).unwrap();
+    world.driver.writes.queue.acks.insert(last, later);
+    world.driver.write_heard();
+    assert!(world.driver.writes.queue.is_empty());
+    assert_eq!(world.driver.replica.content().heard().len(), 0);
 }
 
 #[test]

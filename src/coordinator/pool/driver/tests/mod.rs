@@ -266,6 +266,13 @@ impl World {
 
     /// A sync of an agent whose last instruction has `generation`.
     fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
+        let (message, held) = self.message(node, generation, until);
+        assert!(self.driver.serve(vec![message]).is_continue());
+        held
+    }
+
+    /// The same on its way.
+    fn message(&self, node: &str, generation: Generation, until: Until) -> (Message, Held) {
         let (reply, held) = Reply::new(until);
         let fence = Fence { pool_id: self.driver.replica.document().pool_id, generation, slots: self.slots };
         let report = Report {
@@ -291,8 +298,7 @@ impl World {
             waits: true,
         };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
-        assert!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]).is_continue());
-        held
+        (Message::Sync { node, sync, described, reply }, held)
     }
 
     /// A sync of an agent that has installed the present instruction.
