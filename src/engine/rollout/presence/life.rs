@@ -9,9 +9,10 @@ use super::super::document::{Document, Snapshot, Stage};
 use super::super::parts::{Beat, Stamp};
 use super::super::policy::Policy;
 use super::super::record::NodeRecord;
-use super::super::slots::{Instruction, PoolKey};
+use super::super::slots::PoolKey;
 use super::super::wave::instructions;
 use super::census::{Census, Clock, Counted, Known, LastSeen};
+use super::look::Look;
 use super::{BLIND_MAX, Presence, SERVED_GAP_MAX, THAW};
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::{CoordinatorName, NodeId, merge_join};
@@ -439,54 +440,6 @@ impl Life {
 
     fn secs_since(&self, at: Option<Duration>) -> u64 {
         at.map_or(0, |at| self.served.saturating_sub(at).as_secs())
-    }
-}
-
-/// By what a look judges each node.
-struct Look<'a> {
-    begun: bool,
-    served: Duration,
-    now_secs: u64,
-    told_secs: u64,
-    vouching: BTreeSet<&'a CoordinatorName>,
-    /// The coordinators that have written more than one beat since the last look, or another life's.
-    missed: BTreeSet<&'a CoordinatorName>,
-    instructions: Vec<Instruction>,
-}
-
-impl Look<'_> {
-    /// Whether this coordinator has missed a beat of the one where the node is.
-    fn misses_a_beat_of(&self, record: &NodeRecord) -> bool {
-        record.coordinator.as_ref().is_some_and(|by| self.missed.contains(by))
-    }
-
-    fn is_vouched(&self, record: &NodeRecord) -> bool {
-        let by = record.coordinator.as_ref().filter(|_| !self.vouching.is_empty() && !record.silent);
-        record.report.is_some() && by.is_some_and(|by| self.vouching.contains(by))
-    }
-
-    /// What is known of a node now, and whether it was heard since the last look.
-    fn seen(&self, before: Option<LastSeen>, record: &NodeRecord) -> (LastSeen, bool) {
-        let seen = LastSeen { in_this_life: true, ..LastSeen::of(record).synced(self.served, self.told_secs) };
-        let seen = seen.held_as(before.as_ref());
-        match before {
-            Some(known) if known.is_before(record) || self.is_vouched(record) => (seen, true),
-            // This coordinator stood still meanwhile.  When the node was answered is not known: as late as now.
-            Some(known) if known.is_before_mark(record, self.misses_a_beat_of(record)) => {
-                let told_secs = self.told_secs;
-                (LastSeen { synced_at: self.served, told_secs, ..known.counted_as(record) }, false)
-            }
-            // What is left of a forgotten node becomes less, and what marks one as silent more: neither says that it lives.
-            Some(known) if !record.is_known() || record.silent => {
-                (known.counted_as(record).told(self.served, self.now_secs), false)
-            }
-            Some(known) => (known.told(self.served, self.now_secs), false),
-            // An order makes a record, too, of a node that never reported.
-            None => {
-                let is_heard = self.begun && record.report.is_some();
-                (LastSeen { in_this_life: is_heard, ..seen }, is_heard)
-            }
-        }
     }
 }
 

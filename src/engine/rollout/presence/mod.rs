@@ -22,6 +22,7 @@
 
 mod census;
 mod life;
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
