@@ -79,6 +79,22 @@ fn a_connection_that_ends_before_its_sync_is_taken_in_holds_nothing() {
     assert!(is_overdue(&world, "a"));
 }
 
+/// docs/protocol.md#rule-10: no beat tells the others of a node that was heard.
+#[test]
+fn what_is_answered_at_once_is_written_while_no_beat_vouches() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        drop(world.sync("a"));
+        pass(&mut world, 1);
+    }
+    for vouched in [true, false] {
+        world.driver.write_heard();
+        world.driver.beats.vouched = vouched;
+        drop(world.ask("a", world.generation(), Until::Recorded));
+        assert_eq!(world.driver.replica.content().heard().len(), usize::from(vouched), "{vouched}");
+    }
+}
+
 #[test]
 fn a_driver_that_ends_writes_what_is_queued_and_what_it_has_heard_however_much() {
     let mut world = World::new();
